@@ -28,7 +28,6 @@ from nbformat import NotebookNode
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 CELL_TIMEOUT = 120  # seconds
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-HIDDEN_TAGS = {"solution", "wrong-answer"}
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"},
@@ -70,8 +69,6 @@ def build(source: Path) -> NotebookNode:
     for cell, cell_id in zip(notebook.cells, _ids(notebook.cells), strict=True):
         cell.id = cell_id
         cell.metadata.pop("lines_to_next_cell", None)
-        if cell.cell_type == "code" and HIDDEN_TAGS & set(cell.metadata.get("tags", [])):
-            cell.metadata.update(jupyter={"source_hidden": True}, cellView="form")  # JupyterLab; Colab
     return notebook
 
 
