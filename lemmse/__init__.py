@@ -1,1 +1,84 @@
-"""What a trained CNN computes, exactly: MMSE estimators over a finite training set under architectural constraints."""
+"""What a trained CNN computes, exactly: MMSE estimators over a finite training set under architectural constraints.
+
+>>> import lemmse as le
+>>> physics = le.Inpainting(le.center_mask(28, 28, side=15))
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+from . import gaussians, metrics, optics
+from .estimators import MMSE
+from .operators import (
+    Adjoint,
+    Blur,
+    Compose,
+    Denoising,
+    Downsampling,
+    EpsilonInverse,
+    FourierSampling,
+    Inpainting,
+    Matrix,
+    Nonlinear,
+    PseudoInverse,
+    Tikhonov,
+    center_mask,
+    half_mask,
+    random_mask,
+    stripe_mask,
+)
+from .patches import extract_patches, shift
+from .reductions import Moments, Posterior, PosteriorMean, PosteriorMoments, Sources, TopImages, TopSources
+
+_ROOMS = ("data", "exercises", "figures", "ui")  # they need more than torch, and load when first asked for
+
+__all__ = [
+    "MMSE",
+    "Adjoint",
+    "Blur",
+    "Compose",
+    "Denoising",
+    "Downsampling",
+    "EpsilonInverse",
+    "FourierSampling",
+    "Inpainting",
+    "Matrix",
+    "Moments",
+    "Nonlinear",
+    "Posterior",
+    "PosteriorMean",
+    "PosteriorMoments",
+    "PseudoInverse",
+    "Sources",
+    "Tikhonov",
+    "TopImages",
+    "TopSources",
+    "center_mask",
+    "data",
+    "exercises",
+    "extract_patches",
+    "figures",
+    "gaussians",
+    "half_mask",
+    "metrics",
+    "optics",
+    "random_mask",
+    "shift",
+    "stripe_mask",
+    "ui",
+]
+
+try:
+    __version__ = version("lemmse")
+except PackageNotFoundError:  # a source tree on the path, not installed
+    __version__ = "unknown"
+
+
+def __getattr__(name: str):
+    if name in _ROOMS:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -23,7 +23,7 @@ __all__ = ["LOG_WEIGHT_FLOOR", "RANK_RTOL", "SUBSPACE_ATOL", "Images", "Measurem
 
 Images = Float[Tensor, "D c h w"]
 Measurements = Float[Tensor, "b ..."]
-PerQuery = Float[Tensor, "q"]
+PerQuery = Float[Tensor, " q"]
 Indices = Int64[Tensor, "..."]
 
 RANK_RTOL = 1e-10

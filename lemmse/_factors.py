@@ -1,0 +1,263 @@
+"""Factorisations A = U S Vᵀ of linear operators, in whichever basis each is simple.
+
+One pair of verbs serves pseudo-inverses, Tikhonov and row spaces alike: ``forward(g, x)`` = U g(S) Vᵀ x and
+``backward(g, y)`` = V g(S) Uᵀ y. Factors are float64 whatever the dtype of the images; singular values at most
+RANK_RTOL of the largest count as zero (S2.4). None of them ever squares a condition number.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from jaxtyping import Complex128, Float, Float64
+from torch import Tensor
+
+from ._types import RANK_RTOL
+
+__all__ = [
+    "DENSE_LIMIT",
+    "AliasedFactor",
+    "DenseFactor",
+    "Factor",
+    "FourierFactor",
+    "Gain",
+    "PixelFactor",
+    "SamplingFactor",
+    "Shape",
+    "TransposedFactor",
+    "check_dense",
+    "complex_like",
+    "convolve",
+    "on_range",
+    "transfer_function",
+    "unit",
+]
+
+DENSE_LIMIT = 2**24
+"""Largest number of entries of a matrix that is factored densely: 4096 × 4096, 134 MB, a minute on two cores."""
+
+Shape = tuple[int, ...]
+Gain = Callable[[Float64[Tensor, "..."]], Float64[Tensor, "..."]]
+
+
+def unit(s: Tensor) -> Tensor:
+    return torch.ones_like(s)
+
+
+def on_range(g: Gain, s: Float64[Tensor, "..."]) -> Float64[Tensor, "..."]:
+    """Return g(s) where s exceeds RANK_RTOL of the largest singular value, and 0 elsewhere."""
+    kept = s > RANK_RTOL * s.max()
+    return torch.where(kept, g(torch.where(kept, s, torch.ones_like(s))), torch.zeros_like(s))
+
+
+class Factor(ABC):
+    """A factorisation U S Vᵀ of an operator on images; ``singular_values`` are those of one channel unless dense."""
+
+    singular_values: Float64[Tensor, "..."]
+
+    @abstractmethod
+    def forward(self, g: Gain, x: Tensor) -> Tensor:
+        """Return U g(S) Vᵀ x."""
+
+    @abstractmethod
+    def backward(self, g: Gain, y: Tensor) -> Tensor:
+        """Return V g(S) Uᵀ y."""
+
+    def transpose(self, g: Gain) -> "Factor":
+        """Return the factor of V g(S) Uᵀ."""
+        return TransposedFactor(self, g)
+
+    def after(self, inner: "Factor") -> "Factor | None":
+        """Return the factor of this operator applied after another where the two share a basis, else ``None``."""
+        return None
+
+    def rank(self, image_shape: Shape) -> int:
+        """Return the rank on images of the given shape (c, h, w)."""
+        kept = self.singular_values > RANK_RTOL * self.singular_values.max()
+        return image_shape[0] * int(kept.sum())
+
+
+@final
+class PixelFactor(Factor):
+    """Diagonal in the pixel basis, all channels alike unless the diagonal has a channel axis."""
+
+    def __init__(self, diagonal: Float64[Tensor, "..."]):
+        self.diagonal = diagonal
+        self.singular_values = diagonal.abs()
+
+    def forward(self, g: Gain, x: Tensor) -> Tensor:
+        return x * (self.diagonal.sign() * on_range(g, self.singular_values)).to(x)
+
+    backward = forward
+
+    def transpose(self, g: Gain) -> "PixelFactor":
+        return PixelFactor(self.diagonal.sign() * on_range(g, self.singular_values))
+
+    def after(self, inner: Factor) -> Factor | None:
+        if isinstance(inner, PixelFactor):
+            return PixelFactor(self.diagonal * inner.diagonal)
+        return inner if torch.equal(self.diagonal, torch.ones_like(self.diagonal)) else None
+
+    def rank(self, image_shape: Shape) -> int:
+        s = self.singular_values.expand(image_shape)
+        return int((s > RANK_RTOL * s.max()).sum())
+
+
+@final
+class FourierFactor(Factor):
+    """Diagonal in the Fourier basis, all channels alike; ``symbol`` is the unnormalised DFT of the kernel, (h, w)."""
+
+    def __init__(self, symbol: Complex128[Tensor, "h w"]):
+        self.symbol = symbol
+        self.singular_values = symbol.abs()
+
+    def forward(self, g: Gain, x: Tensor) -> Tensor:
+        return convolve(self._phase * on_range(g, self.singular_values), x)
+
+    def backward(self, g: Gain, y: Tensor) -> Tensor:
+        return convolve(self._phase.conj() * on_range(g, self.singular_values), y)
+
+    def transpose(self, g: Gain) -> "FourierFactor":
+        return FourierFactor(self._phase.conj() * on_range(g, self.singular_values))
+
+    def after(self, inner: Factor) -> Factor | None:
+        if isinstance(inner, FourierFactor):
+            return FourierFactor(self.symbol * inner.symbol)
+        return self if _is_identity(inner) else None
+
+    @property
+    def _phase(self) -> Tensor:
+        return torch.sgn(self.symbol)
+
+
+@final
+class AliasedFactor(Factor):
+    """A convolution, then every s-th pixel: A Aᵀ is circulant on the coarse grid (S5.8)."""
+
+    def __init__(self, symbol: Complex128[Tensor, "h w"], factor: int):
+        self.symbol, self.factor = symbol, factor
+        self.singular_values = self._fold(symbol.abs().square()).sqrt()
+
+    def forward(self, g: Gain, x: Tensor) -> Tensor:
+        folded = self._fold(torch.fft.fft2(x) * complex_like(self.symbol, x))
+        return torch.fft.ifft2(folded * self._relative(g).to(x)).real
+
+    def backward(self, g: Gain, y: Tensor) -> Tensor:
+        tiled = (torch.fft.fft2(y) * self._relative(g).to(y)).repeat(1, 1, self.factor, self.factor)
+        return torch.fft.ifft2(tiled * complex_like(self.symbol.conj(), y)).real
+
+    def after(self, inner: Factor) -> Factor | None:
+        if isinstance(inner, FourierFactor):
+            return AliasedFactor(self.symbol * inner.symbol, self.factor)
+        return self if _is_identity(inner) else None
+
+    def _fold(self, spectrum: Tensor) -> Tensor:
+        """Return the mean over the frequencies that fall together on the coarse grid."""
+        s = self.factor
+        return spectrum.unflatten(-1, (s, -1)).unflatten(-3, (s, -1)).mean(dim=(-4, -2))
+
+    def _relative(self, g: Gain) -> Tensor:
+        return on_range(lambda s: g(s) / s, self.singular_values)
+
+
+@final
+class SamplingFactor(Factor):
+    """The operator ``FourierSampling``: AᵀA is circulant with the symbol (1_Ω(k) + 1_Ω(-k)) / 2 (S5.7b)."""
+
+    def __init__(self, sampling: Any):
+        self.sampling = sampling
+        mask = sampling.mask.double()
+        mirrored = mask.flip((0, 1)).roll((1, 1), (0, 1))
+        self.singular_values = ((mask + mirrored) / 2).sqrt()
+
+    def forward(self, g: Gain, x: Tensor) -> Tensor:
+        return self.sampling.A(convolve(self._relative(g), x))
+
+    def backward(self, g: Gain, y: Tensor) -> Tensor:
+        return convolve(self._relative(g), self.sampling.A_adjoint(y))
+
+    def after(self, inner: Factor) -> Factor | None:
+        return self if _is_identity(inner) else None
+
+    def _relative(self, g: Gain) -> Tensor:
+        return on_range(lambda s: g(s) / s, self.singular_values)
+
+
+@final
+class DenseFactor(Factor):
+    """A thin SVD of the matrix of the operator, between the given shapes."""
+
+    def __init__(self, matrix: Float64[Tensor, "M N"], input_shape: Shape, output_shape: Shape):
+        check_dense(*matrix.shape)
+        self.input_shape, self.output_shape = tuple(input_shape), tuple(output_shape)
+        self.u, self.singular_values, self.vh = torch.linalg.svd(matrix, full_matrices=False)
+
+    def forward(self, g: Gain, x: Tensor) -> Tensor:
+        gains = on_range(g, self.singular_values).to(x)
+        return ((x.flatten(1) @ self.vh.T.to(x) * gains) @ self.u.T.to(x)).unflatten(1, self.output_shape)
+
+    def backward(self, g: Gain, y: Tensor) -> Tensor:
+        gains = on_range(g, self.singular_values).to(y)
+        return ((y.flatten(1) @ self.u.to(y) * gains) @ self.vh.to(y)).unflatten(1, self.input_shape)
+
+    def after(self, inner: Factor) -> Factor | None:
+        return self if _is_identity(inner) else None
+
+    def rank(self, image_shape: Shape) -> int:
+        return int((self.singular_values > RANK_RTOL * self.singular_values.max()).sum())
+
+
+@final
+class TransposedFactor(Factor):
+    """V g(S) Uᵀ, from measurements to images."""
+
+    def __init__(self, factor: Factor, g: Gain):
+        self.factor, self.gain = factor, g
+        self.singular_values = on_range(g, factor.singular_values)
+
+    def forward(self, g: Gain, x: Tensor) -> Tensor:
+        return self.factor.backward(lambda s: g(self.gain(s)), x)
+
+    def backward(self, g: Gain, y: Tensor) -> Tensor:
+        return self.factor.forward(lambda s: g(self.gain(s)), y)
+
+    def after(self, inner: Factor) -> Factor | None:
+        return self if _is_identity(inner) else None
+
+    def rank(self, image_shape: Shape) -> int:
+        return self.factor.rank(image_shape)
+
+
+def _is_identity(factor: Factor) -> bool:
+    return isinstance(factor, PixelFactor) and torch.equal(factor.diagonal, torch.ones_like(factor.diagonal))
+
+
+def complex_like(symbol: Tensor, like: Tensor) -> Tensor:
+    dtype = torch.complex64 if like.dtype == torch.float32 else torch.complex128
+    return symbol.to(device=like.device, dtype=dtype)
+
+
+def convolve(symbol: Tensor, x: Tensor) -> Tensor:
+    """Return the circular convolution of real images with the kernel of the given symbol."""
+    return torch.fft.ifft2(torch.fft.fft2(x) * complex_like(symbol, x)).real
+
+
+def transfer_function(psf: Float[Tensor, "kh kw"], h: int, w: int) -> Complex128[Tensor, "h w"]:
+    kh, kw = psf.shape
+    if kh > h or kw > w:
+        raise ValueError(
+            f"the psf has {kh} × {kw} pixels, the image {h} × {w}: crop the psf to at most the image's size."
+        )
+    kernel = torch.zeros(h, w, dtype=torch.float64, device=psf.device)
+    kernel[:kh, :kw] = psf
+    return torch.fft.fft2(kernel.roll((-(kh // 2), -(kw // 2)), (0, 1)))
+
+
+def check_dense(rows: int, columns: int) -> None:
+    if rows * columns > DENSE_LIMIT:
+        raise ValueError(
+            f"this needs a dense factorisation of a {rows} × {columns} matrix ({rows * columns * 8 / 1e9:.1f} GB in "
+            f"float64); "
+            f"the limit is {DENSE_LIMIT} entries. Use smaller images, or an operator that declares its structure."
+        )

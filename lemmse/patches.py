@@ -1,0 +1,42 @@
+"""Circular windows, their centre pixels, and cyclic shifts."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["centre_pixels", "check_patch_size", "extract_patches", "shift"]
+
+
+def shift(x: Float[Tensor, "... h w"], g: tuple[int, int]) -> Float[Tensor, "... h w"]:
+    """Shift images cyclically and return T_g x, with (T_g x)[n] = x[n - g] modulo the size.
+
+    >>> shift(torch.tensor([[1.0, 2.0, 3.0]]), (0, 1))
+    tensor([[3., 1., 2.]])
+    """
+    return torch.roll(x, shifts=tuple(g), dims=(-2, -1))
+
+
+def check_patch_size(patch_size: int, h: int, w: int) -> None:
+    """Raise ``ValueError`` unless ``patch_size`` is odd, positive and at most the smaller side of an (h, w) image."""
+    if patch_size < 1 or patch_size % 2 == 0 or patch_size > min(h, w):
+        raise ValueError(
+            f"patch_size must be odd and between 1 and min(h, w) = {min(h, w)}: asked for {patch_size} on {h} × {w} "
+            "images. A window needs a centre pixel, and must not meet itself around the image."
+        )
+
+
+def extract_patches(x: Float[Tensor, "b c h w"], patch_size: int) -> Float[Tensor, "b n d"]:
+    """Cut the circular window around every pixel and return Π_n x for all n, shape (b, h·w, c·patch_size²).
+
+    Pixels n run row-major; inside a window the channel is the slowest axis, then row, then column. Windows wrap
+    around the border (S5). Raises ``ValueError`` for an even or too large ``patch_size``.
+    """
+    check_patch_size(patch_size, *x.shape[-2:])
+    half = patch_size // 2
+    padded = torch.nn.functional.pad(x, (half, half, half, half), mode="circular")
+    return torch.nn.functional.unfold(padded, patch_size).transpose(1, 2)
+
+
+def centre_pixels(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
+    """Return the colour of every pixel, shape (b, h·w, c), in the order of ``extract_patches``."""
+    return x.flatten(2).transpose(1, 2)

@@ -1,0 +1,458 @@
+"""What an estimator does with its stream of terms: means, moments, heaviest sources.
+
+An estimator is a reduction over a stream of *terms*, and a term is a chunk of atoms. A reduction has four verbs,
+``start``, ``update``, ``merge`` and ``finish``; ``merge`` is associative and commutative up to rounding (S12.6), so the
+same object serves chunks, shards and machines. A state is a named tuple of tensors whose first axis runs over queries.
+
+Every state holds the sum of the weights as a *peak* (the largest log-weight met) and a *mass* (the sum of the weights
+in units of the peak, between 1 and the number of atoms), so that log_partition = peak + ln mass. The pair keeps ln mass
+even where log-weights are so large that float32 could not tell L from L + ln 2.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from ._types import LOG_WEIGHT_FLOOR
+
+__all__ = [
+    "ArrayValues",
+    "Layout",
+    "Moments",
+    "Posterior",
+    "PosteriorMean",
+    "PosteriorMoments",
+    "Reduction",
+    "Sources",
+    "Term",
+    "TopImages",
+    "TopSources",
+    "reduce",
+]
+
+
+# ---------------------------------------------------------------------------------------------------------------- terms
+
+
+class Values(Protocol):
+    """What the atoms of a term are worth: images for ``MMSE``, shifted images, or centre pixels."""
+
+    def weighted_sum(self, weights: Float[Tensor, "q k"]) -> Float[Tensor, "q ..."]:
+        """Return Σ_k w_k x_k of every query."""
+
+    def weighted_sum_of_squares(self, weights: Float[Tensor, "q k"]) -> Float[Tensor, "q ..."]:
+        """Return Σ_k w_k x_k² (entry by entry) of every query."""
+
+
+@dataclass(frozen=True)
+class ArrayValues:
+    """Values (k, ...) held in memory; both sums are matrix products."""
+
+    values: Float[Tensor, "k ..."]
+
+    def weighted_sum(self, weights: Float[Tensor, "q k"]) -> Float[Tensor, "q ..."]:
+        """Return Σ_k w_k x_k, shape (q, ...)."""
+        return self._product(weights, self.values.flatten(1))
+
+    def weighted_sum_of_squares(self, weights: Float[Tensor, "q k"]) -> Float[Tensor, "q ..."]:
+        """Return Σ_k w_k x_k², shape (q, ...)."""
+        return self._product(weights, self.values.flatten(1).square())
+
+    def _product(self, weights: Tensor, flat: Tensor) -> Tensor:
+        return (weights @ flat).unflatten(1, self.values.shape[1:])
+
+
+@dataclass(frozen=True)
+class Term:
+    """A chunk of K atoms as q queries see it.
+
+    ``log_weights`` (q, K) in nats, unnormalised, including ``log_multiplicity``; ``squared_distances`` (q, K);
+    ``log_multiplicity`` (K,) where identical atoms were merged, else ``None``. A chunk holds whole images: atom k
+    belongs to image ``first_image + k // atoms_per_image`` and, where ``pixels`` is given, to the pixel (or shift)
+    ``pixels[k % atoms_per_image]``.
+    """
+
+    log_weights: Float[Tensor, "q K"]
+    squared_distances: Float[Tensor, "q K"]
+    values: Values
+    first_image: int
+    log_multiplicity: Float[Tensor, " K"] | None = None
+    pixels: Int64[Tensor, " p"] | None = None
+
+    @property
+    def atoms_per_image(self) -> int:
+        """Return the number of atoms that each image contributes."""
+        return 1 if self.pixels is None else len(self.pixels)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How queries and values are laid out: what ``start`` allocates and ``finish`` shapes.
+
+    ``query_shape`` is (b,), or (b, h, w) where every pixel is a query of its own; ``value_shape`` is (c, h, w), or
+    (c,).
+    """
+
+    query_shape: tuple[int, ...]
+    value_shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    has_pixels: bool = False
+
+    @property
+    def queries(self) -> int:
+        """Return the number of queries, flattened."""
+        return torch.Size(self.query_shape).numel()
+
+    def full(self, value: float, *trailing: int) -> Tensor:
+        """Return a constant tensor of shape (q, *trailing)."""
+        return torch.full((self.queries, *trailing), value, dtype=self.dtype, device=self.device)
+
+    def per_query(self, x: Float[Tensor, " q"]) -> Tensor:
+        """Return a number per query in the shape of the queries: (b,) or (b, h, w)."""
+        return x.reshape(self.query_shape)
+
+    def per_value(self, x: Float[Tensor, "q ..."]) -> Tensor:
+        """Return values per query as images, (b, c, h, w): channels come right after the batch."""
+        return x.reshape(*self.query_shape, *self.value_shape).movedim(len(self.query_shape), 1).contiguous()
+
+
+# -------------------------------------------------------------------------------------------------------------- results
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The posterior mean: ``mean`` (b, c, h, w); ``log_partition`` in nats; ``error_bound`` (b, c, h, w), zeros when
+    exact.
+
+    ``log_partition`` has shape (b,), or (b, h, w) for the local estimator.
+    """
+
+    mean: Float[Tensor, "b c h w"]
+    log_partition: Float[Tensor, "b ..."]
+    error_bound: Float[Tensor, "b c h w"]
+
+
+@dataclass(frozen=True)
+class Moments(Posterior):
+    """The posterior mean and its spread (S5.10, S7).
+
+    ``variance`` (b, c, h, w), per pixel and channel. Shaped like ``log_partition``: ``entropy`` H(w) in nats,
+    ``log_max_weight`` (ln of the largest weight of one original atom) and ``mean_squared_residual`` E_w r².
+    The variance is a difference of second moments: in float32 it is good to about 1e-7 of the squared range.
+    """
+
+    variance: Float[Tensor, "b c h w"]
+    entropy: Float[Tensor, "b ..."]
+    log_max_weight: Float[Tensor, "b ..."]
+    mean_squared_residual: Float[Tensor, "b ..."]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The heaviest atoms or images of every query, heaviest first, ties to the lowest (image, pixel).
+
+    ``image`` indexes the training images; ``pixel`` is the row-major index of the source window's centre or of the
+    shift (``None`` where atoms are whole images); ``weight`` in [0, 1] and ``remainder``, the mass that is not listed.
+    """
+
+    image: Int64[Tensor, "b ... k"]
+    weight: Float[Tensor, "b ... k"]
+    remainder: Float[Tensor, "b ..."]
+    pixel: Int64[Tensor, "b ... k"] | None = None
+
+
+# ------------------------------------------------------------------------------------------------ arithmetic of weights
+
+
+def _normalise(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return weights, peak, mass and the log-weights relative to the peak, clamped at LOG_WEIGHT_FLOOR (S12.2)."""
+    peak = log_weights.amax(1).detach()
+    relative = (log_weights - peak[:, None]).clamp_min(LOG_WEIGHT_FLOOR)
+    u = relative.exp()
+    mass = u.sum(1)
+    return u / mass[:, None], peak, mass, relative
+
+
+def _combine(peak_1: Tensor, mass_1: Tensor, peak_2: Tensor, mass_2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return peak and mass of a union, and the shares (a, b) of its two parts; an empty part has share 0."""
+    peak = torch.maximum(peak_1, peak_2)
+    reference = torch.where(peak.isneginf(), torch.zeros_like(peak), peak)
+    part_1 = mass_1 * _flushed_exp(peak_1 - reference)
+    part_2 = mass_2 * _flushed_exp(peak_2 - reference)
+    mass = part_1 + part_2
+    total = torch.where(mass == 0, torch.ones_like(mass), mass)
+    return peak, mass, part_1 / total, part_2 / total
+
+
+def _flushed_exp(t: Tensor) -> Tensor:
+    """Return exp(t), and 0 below LOG_WEIGHT_FLOOR: shares multiply whole images and must not be subnormal."""
+    return torch.where(t < LOG_WEIGHT_FLOOR, torch.zeros_like(t), t.clamp_min(LOG_WEIGHT_FLOOR).exp())
+
+
+def _column(x: Float[Tensor, " q"], like: Tensor) -> Tensor:
+    """Return x with as many trailing axes as ``like`` has."""
+    return x.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+# ----------------------------------------------------------------------------------------------------------- reductions
+
+
+@runtime_checkable
+class Reduction(Protocol):
+    """The contract of a reduction; ``honours_tolerance`` says whether a certified approximation may feed it."""
+
+    honours_tolerance: bool
+
+    def start(self, layout: Layout):
+        """Return the neutral state."""
+
+    def update(self, state, term: Term):
+        """Return the state after one more term."""
+
+    def merge(self, state_1, state_2):
+        """Return the state of the union of two disjoint sets of atoms."""
+
+    def finish(self, state, layout: Layout):
+        """Return the result."""
+
+
+def reduce(terms, reduction: Reduction, layout: Layout):
+    """Feed a stream of terms to a reduction and return its result."""
+    state = reduction.start(layout)
+    for term in terms:
+        state = reduction.update(state, term)
+    return reduction.finish(state, layout)
+
+
+class _MeanState(NamedTuple):
+    peak: Float[Tensor, " q"]
+    mass: Float[Tensor, " q"]
+    mean: Float[Tensor, "q ..."]
+
+
+@dataclass(frozen=True)
+class PosteriorMean:
+    """Reduce to the posterior mean x̂ = Σ w x and the log-partition: a ``Posterior``."""
+
+    honours_tolerance = True
+
+    def start(self, layout: Layout) -> _MeanState:
+        """Return the neutral state: no mass at all."""
+        return _MeanState(layout.full(-torch.inf), layout.full(0), layout.full(0, *layout.value_shape))
+
+    def update(self, state: _MeanState, term: Term) -> _MeanState:
+        """Return the state after one more term."""
+        weights, peak, mass, _ = _normalise(term.log_weights)
+        return self.merge(state, _MeanState(peak, mass, term.values.weighted_sum(weights)))
+
+    def merge(self, state_1: _MeanState, state_2: _MeanState) -> _MeanState:
+        """Return the state of the union of two disjoint sets of atoms (S12.6)."""
+        peak, mass, a, b = _combine(*state_1[:2], *state_2[:2])
+        mean = _column(a, state_1.mean) * state_1.mean + _column(b, state_2.mean) * state_2.mean
+        return _MeanState(peak, mass, mean)
+
+    def finish(self, state: _MeanState, layout: Layout) -> Posterior:
+        """Return the ``Posterior``."""
+        mean = layout.per_value(state.mean)
+        return Posterior(mean, layout.per_query(state.peak + state.mass.log()), torch.zeros_like(mean))
+
+
+class _MomentsState(NamedTuple):
+    peak: Float[Tensor, " q"]
+    mass: Float[Tensor, " q"]
+    mean: Float[Tensor, "q ..."]
+    variance: Float[Tensor, "q ..."]
+    entropy: Float[Tensor, " q"]
+    log_max_weight: Float[Tensor, " q"]
+    mean_squared_residual: Float[Tensor, " q"]
+
+
+@dataclass(frozen=True)
+class PosteriorMoments:
+    """Reduce to mean, variance, entropy, largest weight and mean squared residual: ``Moments``."""
+
+    honours_tolerance = False
+
+    def start(self, layout: Layout) -> _MomentsState:
+        """Return the neutral state: no mass at all."""
+        nothing, values = layout.full(0), layout.full(0, *layout.value_shape)
+        empty = layout.full(-torch.inf)
+        return _MomentsState(empty, nothing, values, values, nothing, empty, nothing)
+
+    def update(self, state: _MomentsState, term: Term) -> _MomentsState:
+        """Return the state after one more term."""
+        weights, peak, mass, relative = _normalise(term.log_weights)
+        mean = term.values.weighted_sum(weights)
+        variance = (term.values.weighted_sum_of_squares(weights) - mean.square()).clamp_min(0)
+        original = relative if term.log_multiplicity is None else relative - term.log_multiplicity
+        entropy = mass.log() - (weights * original).sum(1)  # H = L - E_w[ℓ - ln m], S12.1
+        log_max_weight = original.amax(1) - mass.log()
+        residual = (weights * term.squared_distances).sum(1)
+        chunk = _MomentsState(peak, mass, mean, variance, entropy, log_max_weight, residual)
+        return self.merge(state, chunk)
+
+    def merge(self, state_1: _MomentsState, state_2: _MomentsState) -> _MomentsState:
+        """Return the state of the union of two disjoint sets of atoms (S12.6: total variance, chain rule)."""
+        peak, mass, a, b = _combine(*state_1[:2], *state_2[:2])
+        a_x, b_x = _column(a, state_1.mean), _column(b, state_2.mean)
+        spread = a_x * b_x * (state_1.mean - state_2.mean).square()
+        return _MomentsState(
+            peak,
+            mass,
+            a_x * state_1.mean + b_x * state_2.mean,
+            a_x * state_1.variance + b_x * state_2.variance + spread,
+            a * state_1.entropy + b * state_2.entropy + torch.special.entr(a) + torch.special.entr(b),
+            torch.maximum(state_1.log_max_weight + a.log(), state_2.log_max_weight + b.log()),
+            a * state_1.mean_squared_residual + b * state_2.mean_squared_residual,
+        )
+
+    def finish(self, state: _MomentsState, layout: Layout) -> Moments:
+        """Return the ``Moments``."""
+        mean = layout.per_value(state.mean)
+        return Moments(
+            mean=mean,
+            log_partition=layout.per_query(state.peak + state.mass.log()),
+            error_bound=torch.zeros_like(mean),
+            variance=layout.per_value(state.variance),
+            entropy=layout.per_query(state.entropy),
+            log_max_weight=layout.per_query(state.log_max_weight),
+            mean_squared_residual=layout.per_query(state.mean_squared_residual),
+        )
+
+
+class _TopState(NamedTuple):
+    peak: Float[Tensor, " q"]
+    mass: Float[Tensor, " q"]
+    log_weights: Float[Tensor, "q j"]  # float64: sums over an image's atoms keep their logarithm (module docstring)
+    image: Int64[Tensor, "q j"]
+    pixel: Int64[Tensor, "q j"]
+
+
+@dataclass(frozen=True)
+class TopSources:
+    """Reduce to the k heaviest atoms of every query: ``Sources``. ``TopSources(1)`` is the nearest image, MAP
+    (S1.2).
+    """
+
+    k: int
+    honours_tolerance = False
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` unless k is a positive integer."""
+        _check_k(self)
+
+    def start(self, layout: Layout) -> _TopState:
+        """Return the neutral state: an empty list."""
+        return _empty_list(layout)
+
+    def update(self, state: _TopState, term: Term) -> _TopState:
+        """Return the state after one more term."""
+        _refuse_merged(self, term)
+        index = _heaviest_indices(term.log_weights, self.k)
+        pixel = torch.zeros_like(index) if term.pixels is None else term.pixels[index % term.atoms_per_image]
+        _, peak, mass, _ = _normalise(term.log_weights)
+        log_weights = term.log_weights.gather(1, index).double()
+        image = term.first_image + index // term.atoms_per_image
+        return self.merge(state, _TopState(peak, mass, log_weights, image, pixel))
+
+    def merge(self, state_1: _TopState, state_2: _TopState) -> _TopState:
+        """Return the state of the union of two disjoint sets of atoms: the best k of both lists."""
+        return _merge_lists(state_1, state_2, self.k)
+
+    def finish(self, state: _TopState, layout: Layout) -> Sources:
+        """Return the ``Sources``; ``pixel`` is ``None`` where atoms are whole images."""
+        return _sources(state, layout, has_pixels=layout.has_pixels)
+
+
+@dataclass(frozen=True)
+class TopImages:
+    """Reduce to the k images with the largest total weight: ``Sources`` without ``pixel``."""
+
+    k: int
+    honours_tolerance = False
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` unless k is a positive integer."""
+        _check_k(self)
+
+    def start(self, layout: Layout) -> _TopState:
+        """Return the neutral state: an empty list."""
+        return _empty_list(layout)
+
+    def update(self, state: _TopState, term: Term) -> _TopState:
+        """Return the state after one more term: the log-weights of an image's atoms are added up first."""
+        _refuse_merged(self, term)
+        _, peak, mass, _ = _normalise(term.log_weights)
+        atoms = term.log_weights.unflatten(1, (-1, term.atoms_per_image))
+        top = atoms.amax(2)
+        log_weights = top.double() + (atoms - top[..., None]).clamp_min(LOG_WEIGHT_FLOOR).exp().sum(2).log().double()
+        index = _heaviest_indices(log_weights, self.k)
+        chunk = _TopState(peak, mass, log_weights.gather(1, index), term.first_image + index, torch.zeros_like(index))
+        return self.merge(state, chunk)
+
+    def merge(self, state_1: _TopState, state_2: _TopState) -> _TopState:
+        """Return the state of the union of two disjoint sets of images: the best k of both lists."""
+        return _merge_lists(state_1, state_2, self.k)
+
+    def finish(self, state: _TopState, layout: Layout) -> Sources:
+        """Return the ``Sources``, without ``pixel``."""
+        return _sources(state, layout, has_pixels=False)
+
+
+def _check_k(reduction: TopSources | TopImages) -> None:
+    if not isinstance(reduction.k, int) or reduction.k < 1:
+        raise ValueError(
+            f"{type(reduction).__name__}(k) lists the k heaviest, k a positive integer: got k={reduction.k!r}."
+        )
+
+
+def _refuse_merged(reduction: TopSources | TopImages, term: Term) -> None:
+    if term.log_multiplicity is not None:
+        raise ValueError(
+            f"{type(reduction).__name__} lists original atoms, but identical atoms of this term were merged "
+            "(log_multiplicity is set). Feed it the unmerged atoms."
+        )
+
+
+def _empty_list(layout: Layout) -> _TopState:
+    shape = (layout.queries, 0)
+    index = torch.zeros(shape, dtype=torch.int64, device=layout.device)
+    log_weights = torch.zeros(shape, dtype=torch.float64, device=layout.device)
+    return _TopState(layout.full(-torch.inf), layout.full(0), log_weights, index, index)
+
+
+def _heaviest_indices(log_weights: Float[Tensor, "q K"], k: int) -> Int64[Tensor, "q j"]:
+    """Return the indices of the min(k, K) largest entries of each row, ascending; among equals the lowest indices.
+
+    ``topk`` alone leaves the choice among equal entries open.
+    """
+    k = min(k, log_weights.shape[1])
+    threshold = log_weights.topk(k, dim=1).values[:, -1:]
+    above, equal = log_weights > threshold, log_weights == threshold
+    room = k - above.sum(1, keepdim=True)
+    chosen = above | (equal & (equal.cumsum(1) <= room))
+    return chosen.nonzero()[:, 1].reshape(len(log_weights), k)
+
+
+def _merge_lists(state_1: _TopState, state_2: _TopState, k: int) -> _TopState:
+    peak, mass, _, _ = _combine(*state_1[:2], *state_2[:2])
+    log_weights, image, pixel = (torch.cat(pair, dim=1) for pair in zip(state_1[2:], state_2[2:], strict=True))
+    for key, descending in ((pixel, False), (image, False), (log_weights, True)):  # least significant key first
+        order = key.argsort(dim=1, descending=descending, stable=True)
+        log_weights, image, pixel = (x.gather(1, order) for x in (log_weights, image, pixel))
+    return _TopState(peak, mass, log_weights[:, :k], image[:, :k], pixel[:, :k])
+
+
+def _sources(state: _TopState, layout: Layout, *, has_pixels: bool) -> Sources:
+    weight = (state.log_weights - state.peak[:, None]).exp() / state.mass[:, None]
+    shape = (*layout.query_shape, state.image.shape[1])
+    return Sources(
+        image=state.image.reshape(shape),
+        weight=weight.to(layout.dtype).reshape(shape),
+        remainder=layout.per_query((1 - weight.sum(1)).clamp(0, 1).to(layout.dtype)),
+        pixel=state.pixel.reshape(shape) if has_pixels else None,
+    )
