@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.image
 import numpy as np
 from cycler import cycler
 from jaxtyping import UInt8
@@ -25,8 +26,8 @@ from torch import Tensor
 
 from lemmse import metrics
 
-__all__ = ["COLOURS", "UNIT", "HeatMap", "Image", "Picture", "SignedMap", "captions", "describe", "figure", "picture"]
-__all__ += ["render", "rgba", "show", "split", "title"]
+__all__ = ["COLOURS", "UNIT", "HeatMap", "Image", "Picture", "SignedMap", "describe", "figure"]
+__all__ += ["notes", "picture", "render", "rgba", "show", "split", "stack", "title"]
 
 UNIT = (0.0, 1.0)
 """The common scale of images: black at 0, white at 1."""
@@ -137,6 +138,22 @@ def render(figure: Figure, density: float = _DENSITY) -> bytes:
     return buffer.getvalue()
 
 
+def stack(figures: Sequence[Figure], *, alt: str) -> Picture:
+    """Put matplotlib figures below one another on one page and return the `Picture`, with the text twin ``alt``."""
+    plates = [np.asarray(matplotlib.image.imread(io.BytesIO(render(figure)))) for figure in figures]
+    height = sum(plate.shape[0] for plate in plates)
+    width = max(plate.shape[1] for plate in plates)
+    page = Figure(figsize=(width / _DPI / _DENSITY, height / _DPI / _DENSITY), dpi=_DPI, facecolor="white")
+    top = height
+    for plate in plates:
+        h, w = plate.shape[:2]
+        top -= h
+        place = page.add_axes((0, top / height, w / width, h / height))
+        place.imshow(plate, aspect="auto", interpolation="nearest")
+        place.set_axis_off()
+    return picture(page, alt=alt)
+
+
 @dataclass(frozen=True)
 class SignedMap:
     """A map (h, w) or (1, h, w) of values of both signs, blue below zero, white at zero, red above.
@@ -242,16 +259,28 @@ def _singles(image: Image) -> list[Image]:
     return [remake(values) for values in image.values]
 
 
-def captions(images: Mapping[str, list[Image]], reference: str | None) -> dict[str, list[str]]:
-    """The PSNR of every image against the one named ``reference``, in dB, where the shapes agree; "" elsewhere."""
+def notes(
+    images: Mapping[str, list[Image]], reference: str | None, given: Mapping[str, str | Sequence[str]]
+) -> dict[str, list[str]]:
+    """What stands below every image: the note given, else its PSNR against the one named ``reference`` if shapes agree.
+
+    Raises ``ValueError`` if a note is given for an image that is not there, or there are more notes than images.
+    """
     references = [] if reference is None else images.get(reference, [])
-    return {
-        name: ["" if name == reference else _psnr_caption(image, references, i) for i, image in enumerate(singles)]
+    below = {
+        name: ["" if name == reference else _psnr_note(image, references, i) for i, image in enumerate(singles)]
         for name, singles in images.items()
     }
+    for name, note in given.items():
+        lines = [note] if isinstance(note, str) else list(note)
+        if name not in images or len(lines) > len(images[name]):
+            there = ", ".join(f"{key} ({len(singles)})" for key, singles in images.items())
+            raise ValueError(f"notes: {len(lines)} for {name!r}, but the images are {there}")
+        below[name] = lines + [""] * (len(images[name]) - len(lines))
+    return below
 
 
-def _psnr_caption(image: Image, references: list[Image], index: int) -> str:
+def _psnr_note(image: Image, references: list[Image], index: int) -> str:
     if not references or not isinstance(image, Tensor):
         return ""
     truth = references[min(index, len(references) - 1)]
@@ -260,6 +289,9 @@ def _psnr_caption(image: Image, references: list[Image], index: int) -> str:
     x = truth.reshape(1, -1, *truth.shape[-2:]).double()
     value = float(metrics.psnr(image.reshape(x.shape).double(), x))
     return "PSNR ∞" if value == float("inf") else f"PSNR {value:.1f} dB"
+
+
+_notes = notes  # `show` has a parameter of that name
 
 
 def describe(images: Mapping[str, list[Image]], notes: Mapping[str, list[str]]) -> str:
@@ -293,8 +325,8 @@ def show(
 
     An image has shape (h, w), (c, h, w) or (b, c, h, w), c = 1 or 3; a batch goes down the rows when several names are
     given and fills a grid when it stands alone. Names that are no Python words come in a mapping:
-    ``show({"nearest image": x})``. ``scale`` gives the intensities of black and white; a `SignedMap` or `HeatMap` brings
-    its own colours and a colour bar.
+    ``show({"nearest image": x})``. ``scale`` gives the intensities of black and white; a `SignedMap` or `HeatMap`
+    brings its own colours and a colour bar.
     Below each image stands its note, by default its PSNR against the one named ``reference``. ``size`` is the longer
     side on the page in CSS pixels, rounded to whole multiples of the pixels. ``alt`` replaces the generated text.
 
@@ -304,12 +336,7 @@ def show(
     low, high = scale
     if not high > low:
         raise ValueError(f"scale=({low}, {high}): the intensity of white must be above that of black")
-    said = captions(singles, reference)
-    for name, note in (notes or {}).items():
-        if name not in said:
-            raise ValueError(f"notes: there is no image {name!r}; there are {', '.join(said)}")
-        given = [note] if isinstance(note, str) else list(note)
-        said[name] = given + [""] * (len(singles[name]) - len(given))
+    said = _notes(singles, reference, notes or {})
     alt = describe(singles, said) if alt is None else alt
     return picture(_draw(_rows(singles, said, columns), scale, size), alt=alt)
 

@@ -1,0 +1,24 @@
+"""Explorables: pictures that answer to controls, in JupyterLab, Notebook, VS Code and Colab.
+
+The contract: an explorable is a pure function ``state -> View``, tested without a browser; the widget only carries the
+state one way and the view the other. No formula lives here.
+"""
+
+from typing import Any
+
+from lemmse.ui import explorables
+from lemmse.ui.backend import Backend, backend
+from lemmse.ui.explorable import Explorable
+from lemmse.ui.view import Choice, Slider, View
+
+__all__ = ["Backend", "Choice", "Explorable", "ImageGrid", "Slider", "View", "backend", "explorables"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "ImageGrid":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if backend().name == "anywidget":
+        from lemmse.ui.image_grid import ImageGrid
+    else:
+        from lemmse.ui.plain import PlainGrid as ImageGrid
+    return ImageGrid
