@@ -281,14 +281,14 @@ class Exercise:
             return None
         if not np.isfinite(a).all() and np.isfinite(r).all():
             return f"{_some(~np.isfinite(a))} not finite (inf or NaN)."
-        if self._near(-1 * a, r).all():
+        if self._near(np.asarray(-1 * a), r).all():
             return "the sign is the other way round."
         if r.size == 1 and r.dtype.kind != "c":
             return f"{a.item():.4g} is too {'large' if a.item() > r.item() else 'small'}."
         return f"{_some(~near)} too far off."
 
     def _near(self, a: np.ndarray, r: np.ndarray) -> np.ndarray:
-        return np.isclose(a, r, rtol=self.rtol, atol=self.atol, equal_nan=True)
+        return np.asarray(np.isclose(a, r, rtol=self.rtol, atol=self.atol, equal_nan=True))
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ class NotebookExercise:
     blank: str
     solution: str
     wrong_answers: tuple[str, ...]
-    minutes: float | None = None
+    minutes: int | float | None = None
 
     def run(self, answer: str | None = None) -> Verdict:
         """Run the check's own cell, then ``answer`` (code) in place of the blank's, and return the :class:`Verdict`.
@@ -410,6 +410,6 @@ def _numbers(r: np.ndarray) -> str:
     return "a number is" if r.ndim == 0 else f"numbers of shape {r.shape} are"
 
 
-def _some(flags: np.ndarray) -> str:
+def _some(flags: np.ndarray | np.bool_) -> str:
     count = int(flags.sum())
     return "it is" if flags.size == 1 else f"{count} of {flags.size} entries {'is' if count == 1 else 'are'}"

@@ -194,13 +194,13 @@ class DegenerateNormal(Distribution):
             raise ValueError("log_prob asks for points without NaN: use validate_args=False to have -inf there")
         coordinates = torch.einsum("...d,...dr->...r", value.double() - self._loc, self._basis)
         squared = (coordinates * self._inverse_scale).square().sum(-1)
-        density = -0.5 * (squared + self._log_pdet + self._rank * math.log(2 * math.pi))
+        density = -0.5 * (squared + self._log_pdet + self._rank.double() * math.log(2 * math.pi))
         on_support = self.support.check(value)
         return density.where(on_support, -math.inf).to(torch.promote_types(self._dtype, value.dtype))
 
     def entropy(self) -> Float[Tensor, "*batch"]:
         """Return the differential entropy on the support, ½ (r (1 + ln 2π) + ln |Σ|₊), in nats."""
-        return self._public(0.5 * (self._rank * (1 + math.log(2 * math.pi)) + self._log_pdet), 0)
+        return self._public(0.5 * (self._rank.double() * (1 + math.log(2 * math.pi)) + self._log_pdet), 0)
 
     def rsample(
         self, sample_shape: tuple[int, ...] = (), *, generator: torch.Generator | None = None
