@@ -1,7 +1,7 @@
 """What the whole suite shares: the order of its layers, what each may cost, and what a notebook may cost.
 
-The suite is one pytest session, so that its closing line counts everything. The notebooks' cells come from nbval; a notebook
-gets one more test, at its end and while its kernel still lives: the time and the memory that it took.
+The suite is one pytest session, so that its closing line counts everything. The notebooks' cells come from nbval; a
+notebook gets one more test, at its end and while its kernel still lives: the time and the memory that it took.
 """
 
 import time
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
+
 from notebooks import peak_megabytes
 
 ROOT = Path(__file__).parent
@@ -39,7 +40,9 @@ class NotebookCost(pytest.Item):
         seconds, megabytes = seconds_of_notebook[self.path.name], peak_megabytes(self.parent.kernel.km.provisioner.pid)
         notebook_costs.append(f"{self.path.stem:34} {seconds:5.1f} s   {megabytes:4.0f} MB at its peak")
         assert seconds < NOTEBOOK_SECONDS, f"{self.path.name} took {seconds:.0f} s, and may take {NOTEBOOK_SECONDS}"
-        assert megabytes < NOTEBOOK_MEGABYTES, f"{self.path.name} took {megabytes:.0f} MB, and may take {NOTEBOOK_MEGABYTES}"
+        assert megabytes < NOTEBOOK_MEGABYTES, (
+            f"{self.path.name} took {megabytes:.0f} MB, and may take {NOTEBOOK_MEGABYTES}"
+        )
 
     def repr_failure(self, excinfo):
         """Return the message alone."""
@@ -99,4 +102,6 @@ def pytest_terminal_summary(terminalreporter, config):
         over = "   OVER BUDGET" if taken > 60 * budget else ""
         terminalreporter.write_line(f"{name:14} {int(taken // 60):2d}:{int(taken % 60):02d} of {budget} min{over}")
     total = now - since
-    terminalreporter.write_line(f"{'total':14} {int(total // 60):2d}:{int(total % 60):02d} of {sum(BUDGETS.values())} min")
+    terminalreporter.write_line(
+        f"{'total':14} {int(total // 60):2d}:{int(total % 60):02d} of {sum(BUDGETS.values())} min"
+    )

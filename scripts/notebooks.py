@@ -4,14 +4,15 @@
     python scripts/notebooks.py 00 02        those whose names begin so
     python scripts/notebooks.py --check      run nothing; name the pairs that differ in content
 
-``notebooks/NN_question.py`` (py:percent) is the source and ``NN_question.ipynb`` is made from it: every cell is run in a fresh
-kernel and the result is written without anything that belongs to one run or one machine (timings, interpreter versions, widget
-state). A cell's id is a hash of its text, so unchanged sources give unchanged files. The form of a source is described in
-CONTRIBUTING.md and held by ``tests/notebooks``.
+``notebooks/NN_question.py`` (py:percent) is the source and ``NN_question.ipynb`` is made from it: every cell is run in
+a fresh kernel, and the result is written without anything that belongs to one run or one machine. An explorable is
+shown by its static picture, which readers without a kernel need. A cell's id is a hash of its text, so unchanged
+sources give unchanged files. CONTRIBUTING.md describes the form of a source, and ``tests/notebooks`` holds it.
 """
 
 import argparse
 import hashlib
+import os
 import sys
 import time
 from collections import Counter
@@ -48,7 +49,9 @@ def sources(prefixes: list[str] | None = None, folder: Path = FOLDER) -> list[Pa
     chosen = [p for p in found if not prefixes or any(p.name.startswith(prefix) for prefix in prefixes)]
     missing = [prefix for prefix in prefixes or [] if not any(p.name.startswith(prefix) for p in found)]
     if missing:
-        raise FileNotFoundError(f"no source in {folder.name}/ begins with {missing}; there are {[p.name for p in found]}")
+        raise FileNotFoundError(
+            f"no source in {folder.name}/ begins with {missing}; there are {[p.name for p in found]}"
+        )
     return chosen
 
 
@@ -80,7 +83,9 @@ def differences(source: Path, notebook: NotebookNode) -> list[str]:
 
     expected = build(source)
     ours, theirs = [content(c) for c in expected.cells], [content(c) for c in notebook.cells]
-    found = [f"cell {i} differs: {b['source'][:60]!r}" for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b]
+    found = [
+        f"cell {i} differs: {b['source'][:60]!r}" for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b
+    ]
     if len(ours) != len(theirs):
         found.append(f"the source has {len(ours)} cells, the notebook {len(theirs)}")
     if expected.metadata != notebook.metadata:
@@ -115,10 +120,15 @@ def run(source: Path) -> Run:
     notebook = build(source)
     folder = {"metadata": {"path": str(source.parent)}}
     client = NotebookClient(
-        notebook, timeout=CELL_TIMEOUT, kernel_name="python3", resources=folder, record_timing=False, coalesce_streams=True
+        notebook,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        resources=folder,
+        record_timing=False,
+        coalesce_streams=True,
     )
     start = time.perf_counter()
-    with client.setup_kernel():
+    with client.setup_kernel(env=os.environ | {"LEMMSE_UI": "static"}):
         for index, cell in enumerate(notebook.cells):
             client.execute_cell(cell, index)
         peak = peak_megabytes(client.km.provisioner.pid)
@@ -155,7 +165,9 @@ def main(arguments: list[str] | None = None) -> int:
     for source in sources(options.prefix):
         target = source.with_suffix(".ipynb")
         if options.check:
-            found = differences(source, nbformat.read(target, as_version=4)) if target.exists() else ["not generated yet"]
+            found = (
+                differences(source, nbformat.read(target, as_version=4)) if target.exists() else ["not generated yet"]
+            )
             failed |= bool(found)
             print(f"{source.name}: {'; '.join(found) or 'in sync'}")
             continue

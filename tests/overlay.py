@@ -1,4 +1,4 @@
-"""Virtual environments that see the packages of the running one beneath their own: seconds to make, and no second torch."""
+"""Virtual environments that see the packages of the running one beneath their own: no second torch."""
 
 import subprocess
 import sys

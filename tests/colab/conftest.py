@@ -5,6 +5,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+
 from overlay import ROOT, lay_over
 
 OVERLAY = ROOT / ".venv-colab"
@@ -28,6 +29,6 @@ def pytest_terminal_summary(terminalreporter, config):
     if config.stash.get(USED, False):
         terminalreporter.section("Colab-shaped")
         terminalreporter.write_line(
-            "Python's side of widgets and notebooks, under Colab's versions. The front end of ipywidgets 7 is not tested: "
-            "JupyterLab 4 cannot load it."
+            "Python's side of widgets and notebooks under Colab's versions. "
+            "The front end of ipywidgets 7 is not tested: JupyterLab 4 cannot load it."
         )

@@ -7,6 +7,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+
 from overlay import ROOT, run
 
 PINS = dict(re.findall(r"^([\w-]+)==(\S+)$", Path(__file__).with_name("requirements.txt").read_text(), re.MULTILINE))
