@@ -5,14 +5,13 @@
     python scripts/notebooks.py --check      run nothing; name the pairs that differ in content
 
 ``notebooks/NN_question.py`` (py:percent) is the source and ``NN_question.ipynb`` is made from it: every cell is run in
-a fresh kernel, and the result is written without anything that belongs to one run or one machine. An explorable is
-shown by its static picture, which readers without a kernel need. A cell's id is a hash of its text, so unchanged
-sources give unchanged files. CONTRIBUTING.md describes the form of a source, and ``tests/notebooks`` holds it.
+a fresh kernel, and the result is written without anything that belongs to one run or one machine (timings, widgets). A
+cell's id is a hash of its text, so unchanged sources give unchanged files. CONTRIBUTING.md describes the form of a
+source, and ``tests/notebooks`` holds it.
 """
 
 import argparse
 import hashlib
-import os
 import sys
 import time
 from collections import Counter
@@ -128,7 +127,7 @@ def run(source: Path) -> Run:
         coalesce_streams=True,
     )
     start = time.perf_counter()
-    with client.setup_kernel(env=os.environ | {"LEMMSE_UI": "static"}):
+    with client.setup_kernel():
         for index, cell in enumerate(notebook.cells):
             client.execute_cell(cell, index)
         peak = peak_megabytes(client.km.provisioner.pid)

@@ -16,7 +16,12 @@ NAMES = [source.stem for source in SOURCES]
 
 def generated(source: Path) -> nbformat.NotebookNode:
     """Return the notebook that stands beside its source."""
-    return nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    notebook = source.with_suffix(".ipynb")
+    return (
+        nbformat.read(notebook, as_version=4)
+        if notebook.exists()
+        else pytest.fail(f"run: make notebooks ({notebook.name})")
+    )
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=NAMES)
