@@ -10,8 +10,14 @@ function node(tag, attributes = {}, ...children) {
   return made;
 }
 
+// JupyterLab looks for this attribute from the focused element upwards, and its command mode claims arrows and Enter on any
+// focused element, so that the attribute must stand on the element itself.
+function focusable(tag, attributes, ...children) {
+  return node(tag, { ...attributes, "data-lm-suppress-shortcuts": "true" }, ...children);
+}
+
 function slider({ label, texts }, id, moved) {
-  const input = node("input", { type: "range", id, min: 0, max: texts.length - 1, step: 1 });
+  const input = focusable("input", { type: "range", id, min: 0, max: texts.length - 1, step: 1 });
   const output = node("output", { for: id });
   const say = (index) => {
     output.textContent = texts[index];
@@ -26,7 +32,7 @@ function slider({ label, texts }, id, moved) {
 }
 
 function radios({ label, texts }, id, moved) {
-  const inputs = texts.map((_, index) => node("input", { type: "radio", name: id, id: `${id}-${index}`, value: index }));
+  const inputs = texts.map((_, index) => focusable("input", { type: "radio", name: id, id: `${id}-${index}`, value: index }));
   const options = texts.flatMap((text, index) => [inputs[index], node("label", { for: `${id}-${index}` }, text)]);
   inputs.forEach((input, index) => input.addEventListener("change", () => moved(index)));
   const group = node("div", { class: "lemmse-options" }, ...options);
@@ -36,7 +42,7 @@ function radios({ label, texts }, id, moved) {
 
 function menu({ label, texts }, id, moved) {
   const options = texts.map((text, index) => node("option", { value: index }, text));
-  const select = node("select", { id }, ...options);
+  const select = focusable("select", { id }, ...options);
   select.addEventListener("change", () => moved(Number(select.value)));
   const element = node("div", { class: "lemmse-control" }, node("label", { for: id }, label), select);
   return { element, set: (index) => { select.value = index; } };
@@ -62,7 +68,6 @@ async function copy(line, button) {
 
 function render({ model, el }) {
   el.classList.add("lemmse", "lemmse-controls");
-  el.setAttribute("data-lm-suppress-shortcuts", "true"); // arrow keys belong to the controls, not to the notebook
   const unique = `lemmse-${Math.random().toString(36).slice(2)}`;
   const controls = model.get("controls");
   let settling;
@@ -82,18 +87,18 @@ function render({ model, el }) {
     make(control, `${unique}-${index}`, (position) => move({ [control.key]: position })));
   const inSight = made.filter((_, index) => !controls[index].folded).map(({ element }) => element);
   const folded = made.filter((_, index) => controls[index].folded).map(({ element }) => element);
-  const more = folded.length ? [node("details", {}, node("summary", {}, "More"), ...folded)] : [];
-
-  const reset = node("button", { type: "button" }, "Reset");
+  const reset = focusable("button", { type: "button" }, "Reset");
   reset.addEventListener("click", () => move(Object.fromEntries(controls.map(({ key, default: start }) => [key, start]))));
-  const line = node("code", { tabindex: 0, "aria-label": "Python that restores this state" });
-  const copying = node("button", { type: "button" }, "Copy");
+  const line = focusable("code", { tabindex: 0, "aria-label": "Python that restores this state" });
+  const copying = focusable("button", { type: "button" }, "Copy");
   copying.addEventListener("click", () => copy(line, copying));
 
   const title = node("div", { class: "lemmse-title", id: `${unique}-title` }, model.get("title"));
-  const group = node("div", { role: "group", "aria-labelledby": `${unique}-title` });
-  group.append(title, ...inSight, ...more, node("div", { class: "lemmse-state" }, line, copying, reset));
-  el.append(group);
+  const summary = focusable("summary", {}, folded.length ? "More controls, and this state in Python" : "This state in Python");
+  const more = node("details", {}, summary, ...folded, node("div", { class: "lemmse-state" }, line, copying));
+  el.setAttribute("role", "group");
+  el.setAttribute("aria-labelledby", `${unique}-title`);
+  el.append(node("div", { class: "lemmse-head" }, title, reset), ...inSight, more);
 
   const follow = () => made.forEach(({ set }, index) => set(model.get("request").positions[controls[index].key]));
   const name = () => { line.textContent = model.get("state_line"); };

@@ -12,7 +12,8 @@ function node(tag, attributes = {}, ...children) {
 
 function cell() {
   const title = node("div", { class: "lemmse-picture-title", "aria-hidden": "true" });
-  const canvas = node("canvas", { role: "img", tabindex: -1 });
+  // The attribute keeps JupyterLab's command mode from taking the arrow keys, which walk over the pictures.
+  const canvas = node("canvas", { role: "img", tabindex: -1, "data-lm-suppress-shortcuts": "true" });
   const low = node("span");
   const high = node("span");
   const colours = node("div", { class: "lemmse-bar" });
@@ -44,11 +45,10 @@ function cell() {
 
 function render({ model, el }) {
   el.classList.add("lemmse", "lemmse-view");
-  el.setAttribute("data-lm-suppress-shortcuts", "true"); // arrow keys walk over the pictures, not over notebook cells
   const problem = node("div", { class: "lemmse-problem", role: "alert" });
   const pictures = node("div", { class: "lemmse-pictures", role: "group", "aria-label": "Pictures" });
   const plot = node("img", { class: "lemmse-plot", hidden: "" });
-  const numbers = node("dl", { class: "lemmse-numbers" });
+  const numbers = node("div", { class: "lemmse-numbers" });
   const sentence = node("p", { class: "lemmse-sentence", "aria-live": "polite" });
   el.append(problem, pictures, plot, numbers, sentence);
   let cells = [];
@@ -84,7 +84,7 @@ function render({ model, el }) {
       plot.width = width;
       plot.alt = frame.sentence;
     }
-    numbers.replaceChildren(...frame.numbers.map(([name, text]) => node("div", {}, node("dt", {}, name), node("dd", {}, text))));
+    numbers.replaceChildren(...frame.numbers.map(([name, text]) => node("span", {}, `${name} `, node("b", {}, text))));
     if (sentence.textContent !== frame.sentence) sentence.textContent = frame.sentence;
   }
 

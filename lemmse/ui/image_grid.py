@@ -124,6 +124,7 @@ class CanvasFront:
         self.set_state(explorable)
         self.controls.observe(self._asked, names="request")
         self.root = ipywidgets.VBox([self.controls, self.grid])
+        self.root.add_class("lemmse-explorable")
 
     def _asked(self, change: Any) -> None:
         request = change["new"]
