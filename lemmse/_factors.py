@@ -52,9 +52,10 @@ def on_range(g: Gain, s: Float64[Tensor, "..."]) -> Float64[Tensor, "..."]:
 
 
 class Factor(ABC):
-    """A factorisation U S Vᵀ of an operator on images; ``singular_values`` are those of one channel unless dense."""
+    """A factorisation U S Vᵀ of an operator; each singular value counts ``multiplicity`` times (channels are alike)."""
 
     singular_values: Float64[Tensor, "..."]
+    multiplicity: int
 
     @abstractmethod
     def forward(self, g: Gain, x: Tensor) -> Tensor:
@@ -70,21 +71,27 @@ class Factor(ABC):
 
     def after(self, inner: "Factor") -> "Factor | None":
         """Return the factor of this operator applied after another where the two share a basis, else ``None``."""
+        if _is_identity(inner):
+            return self
+        return inner if _is_identity(self) else self._after_in_the_same_basis(inner)
+
+    def _after_in_the_same_basis(self, inner: "Factor") -> "Factor | None":
         return None
 
-    def rank(self, image_shape: Shape) -> int:
-        """Return the rank on images of the given shape (c, h, w)."""
-        kept = self.singular_values > RANK_RTOL * self.singular_values.max()
-        return image_shape[0] * int(kept.sum())
+    @property
+    def rank(self) -> int:
+        """Return the number of singular values that count."""
+        return self.multiplicity * int((self.singular_values > RANK_RTOL * self.singular_values.max()).sum())
 
 
 @final
 class PixelFactor(Factor):
     """Diagonal in the pixel basis, all channels alike unless the diagonal has a channel axis."""
 
-    def __init__(self, diagonal: Float64[Tensor, "..."]):
-        self.diagonal = diagonal
+    def __init__(self, diagonal: Float64[Tensor, "..."], image_shape: Shape):
+        self.diagonal, self.image_shape = diagonal, tuple(image_shape)
         self.singular_values = diagonal.abs()
+        self.multiplicity = torch.Size(image_shape).numel() // diagonal.numel()
 
     def forward(self, g: Gain, x: Tensor) -> Tensor:
         return x * (self.diagonal.sign() * on_range(g, self.singular_values)).to(x)
@@ -92,24 +99,18 @@ class PixelFactor(Factor):
     backward = forward
 
     def transpose(self, g: Gain) -> "PixelFactor":
-        return PixelFactor(self.diagonal.sign() * on_range(g, self.singular_values))
+        return PixelFactor(self.diagonal.sign() * on_range(g, self.singular_values), self.image_shape)
 
-    def after(self, inner: Factor) -> Factor | None:
-        if isinstance(inner, PixelFactor):
-            return PixelFactor(self.diagonal * inner.diagonal)
-        return inner if torch.equal(self.diagonal, torch.ones_like(self.diagonal)) else None
-
-    def rank(self, image_shape: Shape) -> int:
-        s = self.singular_values.expand(image_shape)
-        return int((s > RANK_RTOL * s.max()).sum())
+    def _after_in_the_same_basis(self, inner: Factor) -> Factor | None:
+        return PixelFactor(self.diagonal * inner.diagonal, self.image_shape) if isinstance(inner, PixelFactor) else None
 
 
 @final
 class FourierFactor(Factor):
     """Diagonal in the Fourier basis, all channels alike; ``symbol`` is the unnormalised DFT of the kernel, (h, w)."""
 
-    def __init__(self, symbol: Complex128[Tensor, "h w"]):
-        self.symbol = symbol
+    def __init__(self, symbol: Complex128[Tensor, "h w"], channels: int):
+        self.symbol, self.multiplicity = symbol, channels
         self.singular_values = symbol.abs()
 
     def forward(self, g: Gain, x: Tensor) -> Tensor:
@@ -119,12 +120,10 @@ class FourierFactor(Factor):
         return convolve(self._phase.conj() * on_range(g, self.singular_values), y)
 
     def transpose(self, g: Gain) -> "FourierFactor":
-        return FourierFactor(self._phase.conj() * on_range(g, self.singular_values))
+        return FourierFactor(self._phase.conj() * on_range(g, self.singular_values), self.multiplicity)
 
-    def after(self, inner: Factor) -> Factor | None:
-        if isinstance(inner, FourierFactor):
-            return FourierFactor(self.symbol * inner.symbol)
-        return self if _is_identity(inner) else None
+    def _after_in_the_same_basis(self, inner: Factor) -> Factor | None:
+        return FourierFactor(self.symbol * inner.symbol, self.multiplicity) if type(inner) is FourierFactor else None
 
     @property
     def _phase(self) -> Tensor:
@@ -135,8 +134,8 @@ class FourierFactor(Factor):
 class AliasedFactor(Factor):
     """A convolution, then every s-th pixel: A Aᵀ is circulant on the coarse grid (S5.8)."""
 
-    def __init__(self, symbol: Complex128[Tensor, "h w"], factor: int):
-        self.symbol, self.factor = symbol, factor
+    def __init__(self, symbol: Complex128[Tensor, "h w"], factor: int, channels: int):
+        self.symbol, self.factor, self.multiplicity = symbol, factor, channels
         self.singular_values = self._fold(symbol.abs().square()).sqrt()
 
     def forward(self, g: Gain, x: Tensor) -> Tensor:
@@ -147,10 +146,10 @@ class AliasedFactor(Factor):
         tiled = (torch.fft.fft2(y) * self._relative(g).to(y)).repeat(1, 1, self.factor, self.factor)
         return torch.fft.ifft2(tiled * complex_like(self.symbol.conj(), y)).real
 
-    def after(self, inner: Factor) -> Factor | None:
+    def _after_in_the_same_basis(self, inner: Factor) -> Factor | None:
         if isinstance(inner, FourierFactor):
-            return AliasedFactor(self.symbol * inner.symbol, self.factor)
-        return self if _is_identity(inner) else None
+            return AliasedFactor(self.symbol * inner.symbol, self.factor, self.multiplicity)
+        return None
 
     def _fold(self, spectrum: Tensor) -> Tensor:
         """Return the mean over the frequencies that fall together on the coarse grid."""
@@ -165,8 +164,8 @@ class AliasedFactor(Factor):
 class SamplingFactor(Factor):
     """The operator ``FourierSampling``: AᵀA is circulant with the symbol (1_Ω(k) + 1_Ω(-k)) / 2 (S5.7b)."""
 
-    def __init__(self, sampling: Any):
-        self.sampling = sampling
+    def __init__(self, sampling: Any, channels: int):
+        self.sampling, self.multiplicity = sampling, channels
         mask = sampling.mask.double()
         mirrored = mask.flip((0, 1)).roll((1, 1), (0, 1))
         self.singular_values = ((mask + mirrored) / 2).sqrt()
@@ -177,9 +176,6 @@ class SamplingFactor(Factor):
     def backward(self, g: Gain, y: Tensor) -> Tensor:
         return convolve(self._relative(g), self.sampling.A_adjoint(y))
 
-    def after(self, inner: Factor) -> Factor | None:
-        return self if _is_identity(inner) else None
-
     def _relative(self, g: Gain) -> Tensor:
         return on_range(lambda s: g(s) / s, self.singular_values)
 
@@ -187,6 +183,8 @@ class SamplingFactor(Factor):
 @final
 class DenseFactor(Factor):
     """A thin SVD of the matrix of the operator, between the given shapes."""
+
+    multiplicity = 1
 
     def __init__(self, matrix: Float64[Tensor, "M N"], input_shape: Shape, output_shape: Shape):
         check_dense(*matrix.shape)
@@ -201,12 +199,6 @@ class DenseFactor(Factor):
         gains = on_range(g, self.singular_values).to(y)
         return ((y.flatten(1) @ self.u.to(y) * gains) @ self.vh.to(y)).unflatten(1, self.input_shape)
 
-    def after(self, inner: Factor) -> Factor | None:
-        return self if _is_identity(inner) else None
-
-    def rank(self, image_shape: Shape) -> int:
-        return int((self.singular_values > RANK_RTOL * self.singular_values.max()).sum())
-
 
 @final
 class TransposedFactor(Factor):
@@ -214,19 +206,13 @@ class TransposedFactor(Factor):
 
     def __init__(self, factor: Factor, g: Gain):
         self.factor, self.gain = factor, g
-        self.singular_values = on_range(g, factor.singular_values)
+        self.singular_values, self.multiplicity = on_range(g, factor.singular_values), factor.multiplicity
 
     def forward(self, g: Gain, x: Tensor) -> Tensor:
         return self.factor.backward(lambda s: g(self.gain(s)), x)
 
     def backward(self, g: Gain, y: Tensor) -> Tensor:
         return self.factor.forward(lambda s: g(self.gain(s)), y)
-
-    def after(self, inner: Factor) -> Factor | None:
-        return self if _is_identity(inner) else None
-
-    def rank(self, image_shape: Shape) -> int:
-        return self.factor.rank(image_shape)
 
 
 def _is_identity(factor: Factor) -> bool:

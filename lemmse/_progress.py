@@ -1,17 +1,29 @@
 """Progress of work that may take longer than a couple of seconds."""
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator, Sized
 from typing import TypeVar
 
 __all__ = ["progress"]
 
+PATIENCE = 2.0
+"""Seconds before a bar appears: quick work, such as the answer to a slider, shows none and pays for none."""
+
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], *, description: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
-    """Pass the items on, with a bar that appears after two seconds; ``TQDM_DISABLE=1`` in the environment silences
-    it.
-    """
-    from tqdm.auto import tqdm  # not at the top: `import lemmse` stays as light as torch
+def progress(items: Sized, *, description: str, unit: str = "it") -> Iterator[T]:
+    """Pass the items on, with a bar once they take longer than PATIENCE; ``TQDM_DISABLE=1`` silences it."""
+    bar, started = None, time.monotonic()
+    try:
+        for done, item in enumerate(items):
+            if bar is None and time.monotonic() - started > PATIENCE:
+                from tqdm.auto import tqdm  # not at the top: `import lemmse` stays as light as torch
 
-    yield from tqdm(items, desc=description, total=total, unit=unit, delay=2.0, leave=False)
+                bar = tqdm(total=len(items), initial=done, desc=description, unit=unit, leave=False)
+            yield item
+            if bar is not None:
+                bar.update()
+    finally:
+        if bar is not None:
+            bar.close()

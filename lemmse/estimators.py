@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ CENTRE_GRID = 256
 """Centres are rounded to multiples of 1/256: exactly representable, so that images of 8-bit values stay exact."""
 
 
+@runtime_checkable
 class ImageSet(Protocol):
     """Images that may be made on demand: a ``shape`` (D, c, h, w), and slices that are tensors."""
 
@@ -105,7 +106,7 @@ class MMSE:
         self,
         y: Float[Tensor, "b ..."],
         *,
-        sigma: float | Float[Tensor, " b"],
+        sigma: float | Tensor,
         reduction: Reduction | None = None,
         tolerance: float = 0.0,
     ):
@@ -123,7 +124,7 @@ class MMSE:
         layout = Layout((len(y),), tuple(self.images.shape[1:]), self.dtype, self.device)
         return reduce(self._terms(y, sigma), reduction, layout)
 
-    def log_density(self, posterior: Posterior, sigma: float | Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    def log_density(self, posterior: Posterior, sigma: float | Tensor) -> Float[Tensor, " b"]:
         """Complete a log-partition with its constants and return the log-density of Π y, in nats, shape (b,).
 
         L - ln D - (rank/2) ln 2πσ², with respect to the Hausdorff measure of Im Bᵀ, of dimension ``rank`` (S2.1).
@@ -141,21 +142,22 @@ class MMSE:
         queries = (self._project(y[:1] if same_y else y) - self._centre).flatten(1)
         scale = (-0.5 / sigma.double() ** 2).to(self.dtype)[:, None]
         for start, stop in self._chunks(len(y)):
-            d2 = squared_distances(queries, self._chunk_keys(start, stop)).expand(len(y), -1)
+            d2 = squared_distances(queries, *self._chunk_keys(start, stop)).expand(len(y), -1)
             yield Term(scale * d2, d2, ArrayValues(self.images[start:stop]), first_image=start)
 
-    def _chunk_keys(self, start: int, stop: int) -> Float[Tensor, "k m"]:
+    def _chunk_keys(self, start: int, stop: int) -> "_Keys":
+        """Return the keys of a chunk, flat and centred, and their squared norms."""
         if self._keys is not None:
-            return self._keys[start:stop]
-        return (self._project(self.physics.A(self.images[start:stop])) - self._centre).flatten(1)
+            return _Keys(*(x[start:stop] for x in self._keys))
+        return _Keys.of((self._project(self.physics.A(self.images[start:stop])) - self._centre).flatten(1))
 
-    def _stored_keys(self) -> Float[Tensor, "D m"]:
-        """Compute all keys, subtract a common centre, which keeps distances and spares digits, and return them."""
+    def _stored_keys(self) -> "_Keys":
+        """Compute all keys once; subtract a common centre, which keeps distances and spares digits (S5, step 3)."""
         keys = torch.empty(len(self.images), *self.measurement_shape, dtype=self.dtype, device=self.device)
         for start, stop in self._chunks(0):
             keys[start:stop] = self._project(self.physics.A(self.images[start:stop]))
         self._centre = (keys.mean(0) * CENTRE_GRID).round() / CENTRE_GRID
-        return keys.sub_(self._centre).flatten(1)
+        return _Keys.of(keys.sub_(self._centre).flatten(1))
 
     def _chunks(self, n_queries: int) -> Iterator[tuple[int, int]]:
         count, *image_shape = self.images.shape
@@ -170,10 +172,22 @@ class MMSE:
 # --------------------------------------------------------------------------------------------- shared by all estimators
 
 
-def squared_distances(queries: Float[Tensor, "q m"], keys: Float[Tensor, "k m"]) -> Float[Tensor, "q k"]:
-    """Return ‖q - k‖² of every pair by one matrix product, never negative. Centre both for accuracy (S5, "compute")."""
-    norms = queries.square().sum(1)[:, None] + keys.square().sum(1)
-    return torch.addmm(norms, queries, keys.T, alpha=-2).clamp_min(0)
+class _Keys(NamedTuple):
+    """What queries are compared with, one row per atom, and the squared norms of the rows."""
+
+    rows: Float[Tensor, "k m"]
+    norms: Float[Tensor, " k"]
+
+    @classmethod
+    def of(cls, rows: Float[Tensor, "k m"]) -> "_Keys":
+        return cls(rows, torch.linalg.vector_norm(rows, dim=1).square())
+
+
+def squared_distances(
+    queries: Float[Tensor, "q m"], rows: Float[Tensor, "k m"], norms: Float[Tensor, " k"]
+) -> Float[Tensor, "q k"]:
+    """Return ‖q - k‖² of every pair by one matrix product, never negative; ``norms`` are the ‖k‖²."""
+    return torch.addmm(queries.square().sum(1)[:, None] + norms, queries, rows.T, alpha=-2).clamp_min(0)
 
 
 def check_images(images: Tensor | ImageSet) -> None:

@@ -138,7 +138,7 @@ class Denoising(LinearOperator):
 
     def factorisation(self, input_shape: Shape) -> Factor:
         """Return the trivial factorisation."""
-        return PixelFactor(self.diagonal)
+        return PixelFactor(self.diagonal, input_shape)
 
     def __repr__(self) -> str:
         return "Denoising()"
@@ -167,7 +167,7 @@ class _PixelwiseProduct(LinearOperator):
 
     def factorisation(self, input_shape: Shape) -> Factor:
         """Return the factorisation in the pixel basis."""
-        return PixelFactor(self.diagonal.double())
+        return PixelFactor(self.diagonal.double(), input_shape)
 
 
 @final
@@ -240,7 +240,7 @@ class Blur(LinearOperator):
 
     def factorisation(self, input_shape: Shape) -> Factor:
         """Return the factorisation in the Fourier basis."""
-        return FourierFactor(self._symbol(input_shape))
+        return FourierFactor(self._symbol(input_shape), input_shape[0])
 
     def _symbol(self, shape: Shape) -> Tensor:
         return transfer_function(self.psf, *shape[-2:])
@@ -287,7 +287,7 @@ class Downsampling(LinearOperator):
     def factorisation(self, input_shape: Shape) -> Factor:
         """Return the factorisation in the basis of aliased frequencies."""
         self._check_divides(input_shape)
-        return AliasedFactor(self._symbol(input_shape), self.factor)
+        return AliasedFactor(self._symbol(input_shape), self.factor, input_shape[0])
 
     def _check_divides(self, shape: Shape) -> None:
         if shape[-2] % self.factor or shape[-1] % self.factor:
@@ -339,7 +339,7 @@ class FourierSampling(LinearOperator):
 
     def factorisation(self, input_shape: Shape) -> Factor:
         """Return the factorisation in the Fourier basis."""
-        return SamplingFactor(self)
+        return SamplingFactor(self, input_shape[0])
 
     def __repr__(self) -> str:
         return f"FourierSampling(mask={_size(self.mask)}, {self.mask.mean():.0%} sampled)"
@@ -514,7 +514,7 @@ class _Undeclared(LinearOperator):
     def factorisation(self, input_shape: Shape) -> Factor:
         """Return the declared diagonal, or the SVD of the dense matrix, computed once per shape."""
         if self.diagonal is not None:
-            return PixelFactor(self.diagonal.double())
+            return PixelFactor(self.diagonal.double(), input_shape)
         return self._dense_factor(tuple(input_shape))
 
     def _factor_densely(self, input_shape: Shape) -> Factor:
@@ -559,7 +559,11 @@ class _PreInverse(LinearOperator):
     def diagonal(self) -> Float[Tensor, "..."] | None:
         """Return g of the diagonal of the forward operator."""
         diagonal = self.physics.diagonal
-        return None if diagonal is None else PixelFactor(diagonal.double()).transpose(self._gain).diagonal
+        return (
+            None
+            if diagonal is None
+            else PixelFactor(diagonal.double(), tuple(diagonal.shape)).transpose(self._gain).diagonal
+        )
 
     def gram_symbol(self, h: int, w: int) -> Float64[Tensor, "h w"] | None:
         """Return g(s)² where AᵀA is circulant with the symbol s²."""
@@ -666,7 +670,7 @@ def row_space_projector(pre_inverse: LinearOperator, measurement_shape: Shape) -
 
 def rank(operator: LinearOperator, input_shape: Shape) -> int:
     """Return the rank of an operator on inputs of the given shape (without batch)."""
-    return operator.factorisation(tuple(input_shape)).rank(tuple(input_shape))
+    return operator.factorisation(tuple(input_shape)).rank
 
 
 def _declares_identity(operator: LinearOperator) -> bool:

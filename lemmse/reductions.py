@@ -37,6 +37,7 @@ __all__ = [
 # ---------------------------------------------------------------------------------------------------------------- terms
 
 
+@runtime_checkable
 class Values(Protocol):
     """What the atoms of a term are worth: images for ``MMSE``, shifted images, or centre pixels."""
 
@@ -440,11 +441,11 @@ def _heaviest_indices(log_weights: Float[Tensor, "q K"], k: int) -> Int64[Tensor
 
 def _merge_lists(state_1: _TopState, state_2: _TopState, k: int) -> _TopState:
     peak, mass, _, _ = _combine(*state_1[:2], *state_2[:2])
-    log_weights, image, pixel = (torch.cat(pair, dim=1) for pair in zip(state_1[2:], state_2[2:], strict=True))
-    for key, descending in ((pixel, False), (image, False), (log_weights, True)):  # least significant key first
-        order = key.argsort(dim=1, descending=descending, stable=True)
-        log_weights, image, pixel = (x.gather(1, order) for x in (log_weights, image, pixel))
-    return _TopState(peak, mass, log_weights[:, :k], image[:, :k], pixel[:, :k])
+    columns = [torch.cat(pair, dim=1) for pair in zip(state_1[2:], state_2[2:], strict=True)]
+    for key, descending in ((2, False), (1, False), (0, True)):  # pixel, image, weight: the least significant key first
+        order = columns[key].argsort(dim=1, descending=descending, stable=True)
+        columns = [column.gather(1, order) for column in columns]
+    return _TopState(peak, mass, *(column[:, :k] for column in columns))
 
 
 def _sources(state: _TopState, layout: Layout, *, has_pixels: bool) -> Sources:
