@@ -258,6 +258,13 @@ def claims_of(notebook: NotebookNode) -> list[str]:
     return [cell.metadata["claim"] for cell in notebook.cells if "claim" in cell.metadata]
 
 
+def _asserts(node: ast.AST) -> bool:
+    """Return whether a node of the syntax tree can fail: an assertion of no constant, or a call of `assert_close` etc."""
+    if isinstance(node, ast.Call):
+        return getattr(node.func, "attr", getattr(node.func, "id", "")).startswith("assert_")
+    return isinstance(node, ast.Assert) and not isinstance(node.test, ast.Constant)
+
+
 @rule
 def claims(name, notebook):
     found, asserted = [], 0
@@ -268,13 +275,8 @@ def claims(name, notebook):
             continue
         if not re.fullmatch(rf"{name[:2]}(-[a-z0-9]+)+", cell.metadata["claim"]):
             found.append(f"the claim id {cell.metadata['claim']!r} is not of the form {name[:2]}-short-slug")
-        tests = (
-            []
-            if cell.cell_type != "code"
-            else [n.test for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Assert)]
-        )
-        real = [test for test in tests if not isinstance(test, ast.Constant)]
-        asserted += bool(real)
+        real = cell.cell_type == "code" and any(map(_asserts, ast.walk(ast.parse(cell.source))))
+        asserted += real
         found += [] if real else [f"the claim {cell.metadata['claim']!r} asserts nothing"]
     found += [f"the claim id {claim!r} is used {n} times" for claim, n in Counter(claims_of(notebook)).items() if n > 1]
     return found + ([] if asserted >= CLAIMS else [f"{asserted} asserted claims; at least {CLAIMS} are asked for"])

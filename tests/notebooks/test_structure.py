@@ -26,13 +26,15 @@ def generated(source: Path) -> nbformat.NotebookNode:
 
 @pytest.mark.parametrize("source", SOURCES, ids=NAMES)
 def test_pair_agrees_in_content(source):
-    assert notebooks.differences(source, generated(source)) == [], f"run: make notebooks ({source.name} has changed)"
+    found = notebooks.differences(source, generated(source))
+    assert not found, "\n".join([f"run: make notebooks ({source.name} has changed)", *found])
 
 
 @pytest.mark.parametrize("rule", rules.RULES)
 @pytest.mark.parametrize("source", SOURCES, ids=NAMES)
 def test_rule(source, rule):
-    assert rules.RULES[rule](source.stem, generated(source)) == []
+    broken = rules.RULES[rule](source.stem, generated(source))
+    assert not broken, "\n".join(broken)
 
 
 def test_every_notebook_has_its_source():
