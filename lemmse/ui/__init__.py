@@ -17,8 +17,11 @@ __all__ = ["Backend", "Choice", "Explorable", "ImageGrid", "Slider", "View", "ba
 def __getattr__(name: str) -> Any:
     if name != "ImageGrid":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if backend().name == "anywidget":
+    rung = backend().name
+    if rung == "anywidget":
         from lemmse.ui.image_grid import ImageGrid
-    else:
+    elif rung == "image":
         from lemmse.ui.plain import PlainGrid as ImageGrid
+    else:
+        from lemmse.ui.explorable import compose as ImageGrid
     return ImageGrid

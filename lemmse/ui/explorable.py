@@ -127,11 +127,11 @@ class Explorable:
         return valid
 
 
-def compose(view: View, title: str) -> figures.Picture:
+def compose(view: View, title: str = "") -> figures.Picture:
     """A view's pictures and figure on one page as a `Picture`; its text is title, sentence, and what is shown."""
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in view.numbers.items())
     stop = "" if title[-1:] in ("", "?", "!", ".") else ":"
-    sentence = f"{title}{stop} {view.sentence}" + (f" ({numbers})" if numbers else "")
+    sentence = f"{title}{stop} {view.sentence}".strip() + (f" ({numbers})" if numbers else "")
     if not view.pictures:
         return figures.picture(view.figure, alt=sentence)
     shown = figures.show(view.pictures, notes=view.notes, reference=view.reference, scale=view.scale)

@@ -24,7 +24,7 @@ class PlainGrid(ipywidgets.VBox):
 
     def show(self, view: View) -> None:
         """Send a view to the page."""
-        picture = compose(view, "")
+        picture = compose(view)
         self._image.value = picture.png
         self._image.width = str(picture.width)
         numbers = " · ".join(f"{html.escape(name)} <b>{value:.4g}</b>" for name, value in view.numbers.items())

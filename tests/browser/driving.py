@@ -61,11 +61,12 @@ CONTRASTS = """
     };
     const ratios = {};
     for (const node of root.querySelectorAll("*")) {
-      const text = [...node.childNodes].filter((child) => child.nodeType === 3).map((child) => child.data).join("").trim();
+      const own = [...node.childNodes].filter((child) => child.nodeType === Node.TEXT_NODE);
+      const text = own.map((child) => child.data).join("").trim();
       if (!text || !node.checkVisibility()) continue;
       const behind = ground(node);
-      const [light, dark] = [luminance(over(rgba(getComputedStyle(node).color), behind)), luminance(behind)].sort((a, b) => b - a);
-      ratios[text] = (light + 0.05) / (dark + 0.05);
+      const both = [luminance(over(rgba(getComputedStyle(node).color), behind)), luminance(behind)];
+      ratios[text] = (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
     }
     return ratios;
   }
