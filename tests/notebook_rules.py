@@ -259,7 +259,7 @@ def claims_of(notebook: NotebookNode) -> list[str]:
 
 
 def _asserts(node: ast.AST) -> bool:
-    """Return whether a node of the syntax tree can fail: an assertion of no constant, or a call of `assert_close` etc."""
+    """Return whether a node of the syntax tree asserts something: not a constant; `assert_close` and its like count."""
     if isinstance(node, ast.Call):
         return getattr(node.func, "attr", getattr(node.func, "id", "")).startswith("assert_")
     return isinstance(node, ast.Assert) and not isinstance(node.test, ast.Constant)
