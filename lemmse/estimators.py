@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ._progress import progress
 from .operators import LinearOperator, Nonlinear, as_operator, rank, row_space_projector
-from .reductions import ArrayValues, Layout, Posterior, PosteriorMean, Reduction, Term, reduce
+from .reductions import ArrayValues, Layout, Moments, Posterior, PosteriorMean, Reduction, Sources, Term, reduce
 
 __all__ = ["DEFAULT_MEMORY_LIMIT", "MMSE", "ImageSet", "Plan"]
 
@@ -22,8 +22,11 @@ DEFAULT_MEMORY_LIMIT = 256 * 2**20
 RANGE_ATOL = 1e-4
 """Images may leave [0, 1] by this much, the rounding of a resize, before a warning says so."""
 
+CENTRE_SAMPLE = 64
+"""Queries and keys are centred on the mean key of so many images: it keeps distances and spares digits (S5, step 3)."""
+
 CENTRE_GRID = 256
-"""Centres are rounded to multiples of 1/256: exactly representable, so that images of 8-bit values stay exact."""
+"""The centre is rounded to multiples of 1/256, so that images of dyadic values keep exact distances."""
 
 
 @runtime_checkable
@@ -84,11 +87,12 @@ class MMSE:
         self.pre_inverse = None if pre_inverse is None else as_operator(pre_inverse)
         self.chunk_size = _checked_chunk_size(chunk_size)
         self.memory_limit = memory_limit
-        sample = self.physics.A(images[0:1])
-        self.measurement_shape = tuple(sample.shape[1:])
-        self.dtype, self.device = sample.dtype, sample.device
+        sample = images[0:CENTRE_SAMPLE]
+        measured = self.physics.A(sample)
+        check_same_kind(measured, sample)
+        self.measurement_shape, self.dtype, self.device = tuple(measured.shape[1:]), measured.dtype, measured.device
         self._project = _projector(self.pre_inverse, self.measurement_shape)
-        self._centre = torch.zeros_like(sample[0])
+        self._centre = (self._project(measured).mean(0) * CENTRE_GRID).round() / CENTRE_GRID
         self._keys = self._stored_keys() if isinstance(images, Tensor) else None
 
     @property
@@ -109,7 +113,7 @@ class MMSE:
         sigma: float | Tensor,
         reduction: Reduction | None = None,
         tolerance: float = 0.0,
-    ):
+    ) -> Posterior | Moments | Sources:
         """Reduce the posterior of every measurement and return what ``reduction`` makes of it (default: ``Posterior``).
 
         ``y`` (b, ...) has the shape of ``physics.A(x)``; ``sigma`` is a number or one per query, (b,), in units of y. A
@@ -145,19 +149,20 @@ class MMSE:
             d2 = squared_distances(queries, *self._chunk_keys(start, stop)).expand(len(y), -1)
             yield Term(scale * d2, d2, ArrayValues(self.images[start:stop]), first_image=start)
 
-    def _chunk_keys(self, start: int, stop: int) -> "_Keys":
-        """Return the keys of a chunk, flat and centred, and their squared norms."""
-        if self._keys is not None:
-            return _Keys(*(x[start:stop] for x in self._keys))
-        return _Keys.of((self._project(self.physics.A(self.images[start:stop])) - self._centre).flatten(1))
-
     def _stored_keys(self) -> "_Keys":
-        """Compute all keys once; subtract a common centre, which keeps distances and spares digits (S5, step 3)."""
-        keys = torch.empty(len(self.images), *self.measurement_shape, dtype=self.dtype, device=self.device)
+        """Compute the keys of all images once and return them."""
+        rows = torch.empty(len(self.images), math.prod(self.measurement_shape), dtype=self.dtype, device=self.device)
         for start, stop in self._chunks(0):
-            keys[start:stop] = self._project(self.physics.A(self.images[start:stop]))
-        self._centre = (keys.mean(0) * CENTRE_GRID).round() / CENTRE_GRID
-        return _Keys.of(keys.sub_(self._centre).flatten(1))
+            rows[start:stop] = self._key_rows(start, stop)
+        return _Keys.of(rows)
+
+    def _chunk_keys(self, start: int, stop: int) -> "_Keys":
+        if self._keys is None:
+            return _Keys.of(self._key_rows(start, stop))
+        return _Keys(*(x[start:stop] for x in self._keys))
+
+    def _key_rows(self, start: int, stop: int) -> Float[Tensor, "k m"]:
+        return (self._project(self.physics.A(self.images[start:stop])) - self._centre).flatten(1)
 
     def _chunks(self, n_queries: int) -> Iterator[tuple[int, int]]:
         count, *image_shape = self.images.shape
@@ -212,6 +217,15 @@ def check_images(images: Tensor | ImageSet) -> None:
         warnings.warn(
             f"images are expected in [0, 1], these run from {low:g} to {high:g}: sigma and PSNR refer to that range.",
             stacklevel=3,
+        )
+
+
+def check_same_kind(measured: Tensor, images: Tensor) -> None:
+    """Raise ``ValueError`` unless the operator keeps the dtype and the device of the images."""
+    if measured.dtype != images.dtype or measured.device != images.device:
+        raise ValueError(
+            f"physics.A turns images of {images.dtype} on {images.device} into {measured.dtype} on {measured.device}: "
+            "move the operator's own tensors to the dtype and device of the images."
         )
 
 
