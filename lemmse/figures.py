@@ -311,9 +311,7 @@ def describe(images: Mapping[str, list[Image]], notes: Mapping[str, list[str]]) 
 
 
 def show(
-    images: Mapping[str, Image] | None = None,
-    /,
-    *,
+    *mappings: Mapping[str, Image],
     scale: tuple[float, float] = UNIT,
     reference: str | None = "x",
     notes: Mapping[str, str | Sequence[str]] | None = None,
@@ -333,7 +331,7 @@ def show(
 
     Raises ``ValueError`` for shapes that are not images and for values that are not finite.
     """
-    singles = split({**(images or {}), **named})
+    singles = split({name: image for mapping in (*mappings, named) for name, image in mapping.items()})
     low, high = scale
     if not high > low:
         raise ValueError(f"scale=({low}, {high}): the intensity of white must be above that of black")
