@@ -241,7 +241,7 @@ def test_exercises_of_a_notebook(path):
     exercises = read(jupytext.read(path))
     assert len(exercises) >= 3
     for exercise in exercises:
-        assert exercise.name.startswith(path.name[:3]), f"{exercise.name} must start with {path.name[:3]}"
+        assert exercise.name.startswith(f"{path.name[:2]}-"), f"{exercise.name} must start with {path.name[:2]}-"
         blank, solution = exercise.run(), exercise.run(exercise.solution)
         assert not blank.answered, f"the blank of {exercise.name}: {blank}"
         assert solution.passed, f"the solution of {exercise.name}: {solution}"
