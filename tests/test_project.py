@@ -16,10 +16,12 @@ import zipfile
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
 
 import notebook_rules
 from overlay import ROOT, lay_over, run
@@ -265,6 +267,41 @@ def test_links_of_a_page_point_at_files_that_exist(page):
     assert all(
         address.startswith(notebook_rules.REPOSITORY) for address in re.findall(r"https://github\.com/lemmse\S*", text)
     )
+
+
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"^```python\n(.*?)^```\n.*?^```text\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(("code", "printed"), EXAMPLES, ids=[f"example {i + 1}" for i in range(len(EXAMPLES))])
+def test_readme_examples_print_what_they_say(code, printed, tmp_path, monkeypatch, capsys):
+    """As written, beside a folder of pictures of a reader's own."""
+    (tmp_path / "my_pictures").mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (40 + i, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "my_pictures" / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    code = code.replace("count=200)", "count=3)")
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out == printed
+
+
+def test_readme_has_every_python_block_tested_and_maps_what_exists():
+    assert len(EXAMPLES) == README.count("```python") == 2
+    rows = re.findall(r"^\| (?:\[(\d\d) .*?\]\((.*?)\)|(\d\d) .*?) \|", README, re.MULTILINE)
+    assert [linked or planned for linked, _, planned in rows] == [f"{i:02d}" for i in range(10)]
+    existing = {path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {path for _, path, _ in rows if path} == existing
+
+
+def test_readme_picture_is_what_its_script_draws(tmp_path):
+    """The numbers in its alternative text are those of the picture, and its file is there."""
+    ((alt, path),) = re.findall(r"^!\[(.*?)\]\((.*?)\)$", README, re.MULTILINE)
+    said = run(sys.executable, "scripts/readme_picture.py", tmp_path / "readme.png")
+    assert said.strip() == f"readme.png: {alt}"
+    drawn, kept = (np.asarray(Image.open(file), dtype=float) for file in (tmp_path / "readme.png", ROOT / path))
+    assert drawn.shape == kept.shape
+    assert abs(drawn - kept).mean() < 2  # of 255: another version of matplotlib may draw the letters otherwise
 
 
 def test_nothing_tracked_names_a_machine(tracked):
