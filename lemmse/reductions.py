@@ -9,6 +9,7 @@ in units of the peak, between 1 and the number of atoms), so that log_partition 
 even where log-weights are so large that float32 could not tell L from L + ln 2.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -34,6 +35,10 @@ __all__ = [
 ]
 
 
+WIDE = 64
+"""Values of at least so many numbers are worth a look at which atoms have any weight before they are multiplied."""
+
+
 # ---------------------------------------------------------------------------------------------------------------- terms
 
 
@@ -50,20 +55,31 @@ class Values(Protocol):
 
 @dataclass(frozen=True)
 class ArrayValues:
-    """Values (k, ...) held in memory; both sums are matrix products."""
+    """Values (k, ...) held in memory; both sums are matrix products.
+
+    Where an atom is worth many numbers and few atoms have any weight (at most exp(LOG_WEIGHT_FLOOR) is none), only
+    those are multiplied; what is left out moves the sum by no more than the clamp of S12.2 does.
+    """
 
     values: Float[Tensor, "k ..."]
 
     def weighted_sum(self, weights: Float[Tensor, "q k"]) -> Float[Tensor, "q ..."]:
         """Return Σ_k w_k x_k, shape (q, ...)."""
-        return self._product(weights, self.values.flatten(1))
+        weights, values = self._with_weight(weights)
+        return (weights @ values).unflatten(1, self.values.shape[1:])
 
     def weighted_sum_of_squares(self, weights: Float[Tensor, "q k"]) -> Float[Tensor, "q ..."]:
         """Return Σ_k w_k x_k², shape (q, ...)."""
-        return self._product(weights, self.values.flatten(1).square())
+        weights, values = self._with_weight(weights)
+        return (weights @ values.square()).unflatten(1, self.values.shape[1:])
 
-    def _product(self, weights: Tensor, flat: Tensor) -> Tensor:
-        return (weights @ flat).unflatten(1, self.values.shape[1:])
+    def _with_weight(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        values = self.values.flatten(1)
+        if values.shape[1] >= WIDE:
+            live = (weights.detach().amax(0) > math.exp(LOG_WEIGHT_FLOOR)).nonzero()[:, 0]
+            if len(live) < len(values) // 4:
+                return weights[:, live], values[live]
+        return weights, values
 
 
 @dataclass(frozen=True)

@@ -228,14 +228,28 @@ def test_weights_sum_to_one_at_any_sigma(dtype, cuts, sigma):
         torch.testing.assert_close(sources.weight, torch.full((Q, 3), 1 / 3, dtype=dtype), rtol=1e-5, atol=0)
 
 
-def test_clamp_moves_the_mean_by_less_than_its_stated_bound():
-    """Far atoms are clamped, not dropped: the bias is at most K e^floor (max - min)."""
-    values = torch.ones(D, *SHAPE, dtype=torch.float64)
+@pytest.mark.parametrize("shape", [(1, 1, 1), SHAPE])  # narrow values are all multiplied, wide ones where they count
+def test_clamp_moves_the_mean_by_less_than_its_stated_bound(shape):
+    """Far atoms are clamped: the bias is at most K e^floor (max - min), S12.2."""
+    values = torch.ones(D, *shape, dtype=torch.float64)
     values[0] = 0
     log_weights = torch.full((Q, D), -1e9, dtype=torch.float64)
     log_weights[:, 0] = 0
-    mean = reduce([Term(log_weights, -2 * log_weights, ArrayValues(values), 0)], le.PosteriorMean(), LAYOUT).mean
-    assert 0 < mean.max() <= D * math.exp(LOG_WEIGHT_FLOOR)
+    layout = Layout((Q,), shape, torch.float64, torch.device("cpu"))
+    mean = reduce([Term(log_weights, -2 * log_weights, ArrayValues(values), 0)], le.PosteriorMean(), layout).mean
+    assert mean.max() <= D * math.exp(LOG_WEIGHT_FLOOR)
+
+
+@pytest.mark.parametrize("alive", [1, 5, 40, 100])
+def test_values_without_weight_are_left_out_unnoticed(alive, generator):
+    """100 wide values of which few have any weight: both sums equal the full products."""
+    values = torch.rand(100, *SHAPE, generator=generator, dtype=torch.float64)
+    weights = torch.full((Q, 100), 1e-30, dtype=torch.float64)
+    for row in weights:
+        row[torch.randperm(100, generator=generator)[:alive]] = 1 / alive
+    atoms = ArrayValues(values)
+    for got, powers in ((atoms.weighted_sum(weights), values), (atoms.weighted_sum_of_squares(weights), values**2)):
+        torch.testing.assert_close(got, torch.einsum("qk,k...->q...", weights, powers), rtol=1e-13, atol=1e-13)
 
 
 def test_heaviest_indices_take_the_lowest_of_equals():
