@@ -1,6 +1,6 @@
-"""One JupyterLab server and one Chromium for all scenarios; each scenario opens a page of its own.
+"""One JupyterLab server and one Chromium for all scenarios, a page for each file of them.
 
-A page lets no request leave 127.0.0.1 and collects what the console calls an error; both fail the scenario at its end.
+A page lets no request leave 127.0.0.1 and collects what the console calls an error; either fails the scenario.
 """
 
 import json
@@ -129,15 +129,17 @@ def _wait(address: str, process: subprocess.Popen, log: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def browser():
-    """Chromium, headless, driven by Playwright."""
+def context(server: Server):
+    """Chromium, headless, driven by Playwright: one profile, whose cache makes the second page load faster."""
     if CHROMIUM is None:
         pytest.fail("CI must drive a real browser, and there is no Chromium: sudo apt install chromium")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
+        context = chromium.new_context(viewport={"width": 1280, "height": 900})
+        context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.url)
+        yield context
         chromium.close()
 
 
@@ -153,12 +155,17 @@ class Lab:
 
     def open(self, notebook: str) -> None:
         """Open a notebook in JupyterLab's one-document view and wait until its kernel can take cells."""
+        self.shut_down()
         self.page.goto(f"{self.server.url}/doc/tree/{notebook}?token={self.server.token}&reset")
         self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         self.page.wait_for_function(
             "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
             timeout=60_000,
         )
+
+    def shut_down(self) -> None:
+        """Stop the kernels that the page has started."""
+        self.page.evaluate("() => window.jupyterapp?.serviceManager.sessions.shutdownAll()")
 
     def run_all(self, timeout: float = 120.0) -> None:
         """Run every cell, as the menu does, wait for the last one, and fail on any cell that raised."""
@@ -192,6 +199,13 @@ class Lab:
         self.latencies[name] = times
         assert statistics.median(times) < 1000, f"{name}: {times} ms from key press to changed pixels"
 
+    def take_complaints(self) -> tuple[list[str], list[str]]:
+        """Requests to other hosts and console errors since the last call."""
+        complaints = self.foreign.copy(), self.errors.copy()
+        self.foreign.clear()
+        self.errors.clear()
+        return complaints
+
     def theme(self, name: str) -> None:
         """Switch JupyterLab's theme and wait until the page wears it."""
         self.page.evaluate(
@@ -201,30 +215,38 @@ class Lab:
         self.page.wait_for_selector(f"body[data-jp-theme-light='{light}']", state="attached")
 
 
-@pytest.fixture
-def lab(server: Server, browser, request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """A fresh page; at the end of the scenario its kernels stop, and it must have been quiet and at home."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.url)
+@pytest.fixture(scope="module")
+def lab(server: Server, context, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A page for the scenarios of one file; at their end its kernels stop."""
     page = context.new_page()
     page.set_default_timeout(20_000)
     lab = Lab(page, server, request.config.stash.setdefault(LATENCIES, {}))
 
-    def gate(route) -> None:
-        if urlsplit(route.request.url).hostname in ("127.0.0.1", None):
-            route.continue_()
-        else:
-            lab.foreign.append(route.request.url)
-            route.abort()
+    def refuse(route) -> None:
+        lab.foreign.append(route.request.url)
+        route.abort()
 
-    context.route(lambda url: urlsplit(url).scheme in ("http", "https", "ws", "wss"), gate)
+    page.route(_is_foreign, refuse)
+    page.on("websocket", lambda socket: lab.foreign.append(socket.url) if _is_foreign(socket.url) else None)
     page.on("console", lambda said: lab.errors.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: lab.errors.append(str(error)))
     yield lab
-    page.evaluate("() => window.jupyterapp?.serviceManager.sessions.shutdownAll()")
-    context.close()
-    assert lab.foreign == [], f"requests outside 127.0.0.1: {lab.foreign}"
-    assert lab.errors == [], f"console errors: {lab.errors}"
+    lab.shut_down()
+    page.close()
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_at_home(lab: Lab) -> Iterator[None]:
+    """After every scenario: nothing was asked of another host, and the console holds no error."""
+    yield
+    foreign, errors = lab.take_complaints()
+    assert foreign == [], f"requests outside 127.0.0.1: {foreign}"
+    assert errors == [], f"console errors: {errors}"
+
+
+def _is_foreign(url: str) -> bool:
+    address = urlsplit(url)
+    return address.scheme in ("http", "https", "ws", "wss") and address.hostname != "127.0.0.1"
 
 
 def _demo_notebook() -> nbformat.NotebookNode:

@@ -1,54 +1,64 @@
-"""The widgets in a real JupyterLab: keyboard, pixels, sentence, errors, themes, state."""
+"""The widgets in a real JupyterLab: keyboard, pixels, sentence, state, names, failures, themes."""
 
 import re
 
+import pytest
 from playwright.sync_api import expect
 
 from browser.driving import Card, cards
 
 
-def test_every_control_answers_to_the_keyboard(lab):
+@pytest.fixture(scope="module")
+def shown(lab) -> list[Card]:
+    """The demo's explorables, after running all cells."""
     lab.open("demo.ipynb")
     lab.run_all()
-    noise, broken, slow = cards(lab)
-    assert noise.title == "What does noise hide?"
+    return cards(lab)
 
+
+@pytest.fixture
+def noise(shown) -> Card:
+    """The explorable with every kind of control, in its default state, unfolded."""
+    card = shown[0]
+    card.unfold()
+    card.reset()
+    expect(card.sentence).to_contain_text("At σ = 0.1, inpainting")
+    return card
+
+
+def test_every_control_answers_to_the_keyboard(noise):
     noise.move_every_control()
-    noise.reset()
+
+
+def test_latency(lab, noise):
+    """From key press to changed pixels."""
     lab.record_latency("demo.noise, noise level σ", noise.latency(presses=20))
 
-    _check_state_line(lab, noise)
-    _check_accessible_names(noise)
-    _check_pictures(noise)
-    _check_two_views_of_one_explorable_agree(lab)
-    _check_failure_is_shown_and_passes(broken)
-    _check_coarse_then_full(slow)
 
-
-def _check_state_line(lab, card: Card):
+def test_its_line_of_python_can_be_copied(lab, noise):
     """The copied line, with the state changed, makes an explorable in that state."""
-    card.unfold()
-    card.control("noise level σ").press("End")
-    expect(card.code).to_have_text(re.compile(r"sigma=1\.0"))
-    card.root.get_by_role("button", name="Copy").click()
+    noise.unfold()
+    noise.control("noise level σ").press("End")
+    expect(noise.code).to_have_text(re.compile(r"sigma=1\.0"))
+    noise.root.get_by_role("button", name="Copy").click()
     copied = lab.page.evaluate("() => navigator.clipboard.readText()")
     assert copied == "le.ui.explorables.demo.noise(kind='inpainting', sigma=1.0, shown='nothing', seed=0)"
-    card.reset()
-    expect(card.code).to_have_text(copied.replace("sigma=1.0", "sigma=0.1"))
+    noise.reset()
+    expect(noise.code).to_have_text(copied.replace("sigma=1.0", "sigma=0.1"))
 
 
-def _check_accessible_names(card: Card):
+def test_controls_and_pictures_have_names(noise):
     """Every input has a name of its own and every picture says what it is."""
-    expect(card.root.get_by_role("slider", name="noise level σ")).to_have_attribute("aria-valuetext", "0.1")
-    expect(card.root.get_by_role("radio", name="inpainting")).to_be_checked()
-    expect(card.root.get_by_role("group", name="operator")).to_be_visible()
-    expect(card.root.get_by_role("img", name=re.compile(r"x̂, PSNR [\d.]+ dB, 28 by 28 pixels"))).to_be_visible()
-    expect(card.sentence).to_have_attribute("aria-live", "polite")
+    expect(noise.root.get_by_role("slider", name="noise level σ")).to_have_attribute("aria-valuetext", "0.1")
+    expect(noise.root.get_by_role("radio", name="inpainting")).to_be_checked()
+    expect(noise.root.get_by_role("group", name="operator")).to_be_visible()
+    expect(noise.root.get_by_role("img", name=re.compile(r"x̂, PSNR [\d.]+ dB, 28 by 28 pixels"))).to_be_visible()
+    expect(noise.sentence).to_have_attribute("aria-live", "polite")
 
 
-def _check_pictures(card: Card):
+def test_pictures_maps_and_plots(noise):
     """The pixels on the page are those of the image, pictures are walked by arrows, maps have bars, plots have text."""
-    first, second = card.root.locator("canvas").nth(0), card.root.locator("canvas").nth(1)
+    first, second = noise.root.locator("canvas").nth(0), noise.root.locator("canvas").nth(1)
     assert first.evaluate("canvas => [canvas.width, canvas.height]") == [28, 28]
     corner = first.evaluate("canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, 1, 1).data)")
     middle = first.evaluate("canvas => Array.from(canvas.getContext('2d').getImageData(14, 14, 1, 1).data)")
@@ -57,31 +67,32 @@ def _check_pictures(card: Card):
     first.focus()
     first.press("ArrowRight")
     expect(second).to_be_focused()
-    expect(card.root.locator("img.lemmse-plot")).to_be_hidden()
-    card.root.get_by_text("error map", exact=True).click()
-    expect(card.root.locator("canvas")).to_have_count(4)
-    expect(card.root.locator(".lemmse-bar").nth(3)).to_be_visible()
-    card.root.get_by_text("cross-section", exact=True).click()
-    plot = card.root.locator("img.lemmse-plot")
+    expect(noise.root.locator("img.lemmse-plot")).to_be_hidden()
+    noise.root.get_by_text("error map", exact=True).click()
+    expect(noise.root.locator("canvas")).to_have_count(4)
+    expect(noise.root.locator(".lemmse-bar").nth(3)).to_be_visible()
+    noise.root.get_by_text("cross-section", exact=True).click()
+    plot = noise.root.locator("img.lemmse-plot")
     expect(plot).to_be_visible()
     assert plot.evaluate("async (image) => { await image.decode(); return image.naturalWidth; }") == 960
-    assert plot.get_attribute("alt") == card.sentence.text_content()
-    card.reset()
-    expect(card.root.locator("canvas")).to_have_count(3)
+    assert plot.get_attribute("alt") == noise.sentence.text_content()
+    noise.reset()
+    expect(noise.root.locator("canvas")).to_have_count(3)
 
 
-def _check_two_views_of_one_explorable_agree(lab):
+def test_python_moves_the_inputs(lab, noise):
     """Setting the state from Python moves the inputs on the page."""
     lab.run("explorable.state = {'sigma': 0.5, 'kind': 'denoising'}")
-    card = cards(lab)[0]
-    expect(card.sentence).to_contain_text("At σ = 0.5, denoising")
-    expect(card.root.get_by_role("slider", name="noise level σ")).to_have_attribute("aria-valuetext", "0.5")
-    expect(card.root.get_by_role("radio", name="denoising")).to_be_checked()
-    card.reset()
-    expect(card.sentence).to_contain_text("At σ = 0.1, inpainting")
+    expect(noise.sentence).to_contain_text("At σ = 0.5, denoising")
+    expect(noise.root.get_by_role("slider", name="noise level σ")).to_have_attribute("aria-valuetext", "0.5")
+    expect(noise.root.get_by_role("radio", name="denoising")).to_be_checked()
+    noise.reset()
+    expect(noise.sentence).to_contain_text("At σ = 0.1, inpainting")
 
 
-def _check_failure_is_shown_and_passes(card: Card):
+def test_a_failure_is_shown_and_passes(shown):
+    """A view that raises leaves the last pictures and says why; the next state clears it."""
+    card = shown[1]
     card.control("σ").press("End")
     expect(card.root.locator(".lemmse-problem")).to_have_text("ValueError: sigma = 1 is refused by this view")
     card.control("σ").press("ArrowLeft")
@@ -89,8 +100,9 @@ def _check_failure_is_shown_and_passes(card: Card):
     expect(card.sentence).to_contain_text("At σ = 0.5")
 
 
-def _check_coarse_then_full(card: Card):
+def test_coarse_then_full(shown):
     """While the slider moves the coarse answer comes; the full one after it rests."""
+    card = shown[2]
     seen = card.sentence.evaluate_handle(
         "node => { const seen = []; new MutationObserver(() => seen.push(node.textContent)).observe(node,"
         " { childList: true, characterData: true, subtree: true }); return seen; }"
@@ -100,14 +112,18 @@ def _check_coarse_then_full(card: Card):
     assert seen.json_value() == ["Coarse answer at 0.2.", "Full answer at 0.2."]
 
 
-def test_themes_are_legible(lab):
+def test_themes_are_legible(lab, noise):
     """In both themes every text of the widget has a contrast of at least 4.5 against what lies behind it."""
-    lab.open("demo.ipynb")
-    lab.run_all()
-    card = cards(lab)[0]
-    card.unfold()
-    for theme in ("Light", "Dark"):
+    for theme in ("Dark", "Light"):
         lab.theme(theme)
-        ratios = card.contrasts()
+        ratios = noise.contrasts()
+        assert len(ratios) > 10
         assert min(ratios.values()) >= 4.5, (theme, ratios)
-    lab.theme("Light")
+
+
+def test_a_request_to_another_host_and_a_console_error_would_be_seen(lab, noise):
+    """The watch that ends every scenario works."""
+    lab.page.evaluate("async () => { console.error('heard'); await fetch('https://host.invalid/').catch(() => {}); }")
+    foreign, errors = lab.take_complaints()
+    assert foreign == ["https://host.invalid/"]
+    assert errors[0] == "heard"
