@@ -145,9 +145,7 @@ for i, (name, law) in enumerate(laws.items()):
     axes.set(xlim=(0, 1), ylim=(0, 1), zlim=(0, 1), xticklabels=[], yticklabels=[], zticklabels=[])
     axes.view_init(14, -60)
     axes.set_box_aspect((1, 1, 1), zoom=1.2)
-le.figures.picture(
-    drawing, alt="What four B leave of a ball of points: all of it, a disc on the floor, a segment, a point."
-)
+le.figures.picture(drawing, alt="What B leaves of a ball of points: the ball, a flat disc, a segment, a point.")
 
 # %% [markdown] tags=["predict"]
 # The ball of noise becomes a disc where pixel 3 is hidden, a segment on the grey diagonal where all pixels are averaged,
@@ -250,7 +248,7 @@ bias, rival = {}, (three.probabilities.log() + three.components.log_prob(z[:, No
 for name, weights in {"lowest rank": three.posterior(z), "all densities": rival}.items():
     error = t[k] - weights @ t
     bias[name] = error.mean() / error.std() * math.sqrt(len(error))
-    print(f"{name:<13} mean squared error {error.square().mean():.3f}, bias {bias[name]:+.0f} standard errors")
+    print(f"{name:<13} mean squared error {error.square().mean():.3f}, bias {bias[name]:+.1f} standard errors")
 assert abs(bias["lowest rank"]) < 4 and abs(bias["all densities"]) > 10
 assert torch.equal(three.admissible(z), three.same_support()[k])
 
