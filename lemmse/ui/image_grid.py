@@ -67,7 +67,7 @@ def encode(view: View) -> tuple[dict[str, Any], bytes]:
             chunks.append(pixels.tobytes())
     plot = None
     if view.figure is not None:
-        png = figures.render(view.figure, density=1.5)
+        png = figures.render(view.figure, density=1.5, compression=1)
         plot = {"start": sum(map(len, chunks)), "length": len(png), "width": round(view.figure.get_figwidth() * 100)}
         chunks.append(png)
     numbers = [[name, f"{value:.4g}".replace("-", "−")] for name, value in view.numbers.items()]
