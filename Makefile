@@ -52,12 +52,16 @@ clean:  ## remove the environments and all caches
 	    || { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu, install the package python3-venv"; rm -rf .venv; exit 1; }
 	@touch $@
 
-.venv/.notebooks: .venv/.python pyproject.toml constraints.txt
-	@echo "Installing into .venv (a few minutes the first time)"
+.venv/.torch: .venv/.python pyproject.toml constraints.txt
+	@echo "Installing into .venv: a few minutes the first time"
 	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	@$(PIP) --quiet --editable '.[notebooks]'
+	@$(PIP) --quiet setuptools
 	@touch $@
 
-.venv/.test: .venv/.notebooks
-	@$(PIP) --quiet --editable '.[test,lint,scripts]'
+.venv/.notebooks: .venv/.torch
+	@$(PIP) --quiet --no-build-isolation --editable '.[notebooks]'
 	@touch $@
+
+.venv/.test: .venv/.torch
+	@$(PIP) --quiet --no-build-isolation --editable '.[test,lint,scripts]'
+	@touch .venv/.notebooks $@
