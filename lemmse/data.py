@@ -3,7 +3,8 @@
 ``count=n`` is always the first n images of one fixed order, ``count=None`` all that can be had. Where Fashion-MNIST and
 CIFAR-10 are looked for: in the folder that the environment variable ``LEMMSE_DATA`` names, then in the package itself
 and in Debian's ``dataset-fashion-mnist``, then by download into the user's cache folder. Whatever came from outside the
-package is checked against a known SHA-256 before a pixel of it is used.
+package is checked against a known SHA-256 before a pixel of it is used. A bar shows what takes longer than two seconds;
+``TQDM_DISABLE=1`` in the environment silences it.
 """
 
 import gzip
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pooch
@@ -28,8 +29,6 @@ from tqdm.auto import tqdm
 from ._progress import PATIENCE, progress
 
 __all__ = ["FASHION_MNIST_CLASSES", "cifar10", "fashion_mnist", "image_folder", "photo_crops"]
-
-Split = Literal["train", "test"]
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
@@ -89,7 +88,7 @@ _FASHION_MNIST_FILES = {
 }
 
 
-def fashion_mnist(split: Split = "train", count: int | None = None) -> Float32[Tensor, "D 1 28 28"]:
+def fashion_mnist(split: str = "train", count: int | None = None) -> Float32[Tensor, "D 1 28 28"]:
     """Load images of clothes (Xiao, Rasul, Vollgraf, arXiv 1708.07747) and return them, (count, 1, 28, 28) in [0, 1].
 
     The order goes round the ten classes, so that image d is of class d % 10 (``FASHION_MNIST_CLASSES``) and every
@@ -116,7 +115,7 @@ def fashion_mnist(split: Split = "train", count: int | None = None) -> Float32[T
     return _unit_interval(torch.from_numpy(images)[:, None])
 
 
-def _find_fashion_mnist(split: Split, call: str) -> list[tuple[Path, _IdxFile]]:
+def _find_fashion_mnist(split: str, call: str) -> list[tuple[Path, _IdxFile]]:
     """Return where the images and the labels of a split lie, after a download if need be."""
     files = _FASHION_MNIST_FILES[split]
     own_folder = _own_folder(call)
@@ -183,7 +182,7 @@ _PHOTOS = {"chelsea": "bottom", "coffee": "bottom", "astronaut": "bottom", "rock
 """The photographs, in order, and the edge along which the band for the test lies: it shows what the rest shows too."""
 
 
-def photo_crops(split: Split = "train", *, size: int, count: int | None = None) -> Float32[Tensor, "D 3 {size} {size}"]:
+def photo_crops(split: str = "train", *, size: int, count: int | None = None) -> Float32[Tensor, "D 3 {size} {size}"]:
     """Cut squares from four colour photographs and return them, (count, 3, size, size) in [0, 1].
 
     The crops lie on a grid with a stride of a quarter of their size, and are taken from the photographs in turn, in a
@@ -204,7 +203,9 @@ def photo_crops(split: Split = "train", *, size: int, count: int | None = None) 
     photos = [_photo(name) for name in _PHOTOS]
     corners = _crop_corners(split, size, [(photo.shape[1], photo.shape[2]) for photo in photos])
     count = _check_count(count, len(corners), call)
-    crops = [photos[photo][:, row : row + size, column : column + size] for photo, row, column in corners[:count]]
+    crops = [
+        photos[photo][:, row : row + size, column : column + size] for photo, row, column in corners[:count].tolist()
+    ]
     return _unit_interval(torch.stack(crops))
 
 
@@ -213,20 +214,20 @@ def _photo(name: str) -> UInt8[Tensor, "3 h w"]:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-def _crop_corners(split: Split, size: int, shapes: list[tuple[int, int]]) -> Int64[np.ndarray, "D 3"]:
+def _crop_corners(split: str, size: int, shapes: list[tuple[int, int]]) -> Int64[np.ndarray, "D 3"]:
     """Return (photo, top row, left column) of every crop of a split, in order, for photographs of the given shapes."""
     stride = max(1, size // 4)
     corners = []
     for photo, ((h, w), edge) in enumerate(zip(shapes, _PHOTOS.values(), strict=True)):
         top, left, bottom, right = _region(split, h, w, edge)
-        rows, columns = range(top, bottom - size + 1, stride), range(left, right - size + 1, stride)
-        corners += [(photo, row, column) for row in rows for column in columns]
-    corners = np.array(corners)
+        grid = np.mgrid[top : bottom - size + 1 : stride, left : right - size + 1 : stride].reshape(2, -1).T
+        corners.append(np.insert(grid, 0, photo, axis=1))
+    corners = np.concatenate(corners)
     limit = 200 if split == "test" else 5000 if size <= 32 else 1500
     return corners[_round_robin(corners[:, 0])[:limit]]
 
 
-def _region(split: Split, h: int, w: int, edge: str) -> tuple[int, int, int, int]:
+def _region(split: str, h: int, w: int, edge: str) -> tuple[int, int, int, int]:
     """Return (top, left, bottom, right) of what a split may see of a photograph; the two splits share no pixel."""
     if edge == "bottom":
         cut = h - _TEST_BAND
@@ -242,12 +243,12 @@ _CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/" + _CIFAR10_NAME
 _CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 _CIFAR10_BATCH = 10_000
 _CIFAR10_BATCHES = {
-    "train": tuple(f"cifar-10-batches-bin/data_batch_{batch}.bin" for batch in range(1, 6)),
-    "test": ("cifar-10-batches-bin/test_batch.bin",),
+    "train": tuple(f"data_batch_{batch}.bin" for batch in range(1, 6)),
+    "test": ("test_batch.bin",),
 }
 
 
-def cifar10(split: Split = "train", count: int | None = None) -> Float32[Tensor, "D 3 32 32"]:
+def cifar10(split: str = "train", count: int | None = None) -> Float32[Tensor, "D 3 32 32"]:
     """Load CIFAR-10 (Krizhevsky 2009), 50 000 + 10 000 photographs, and return them, (count, 3, 32, 32) in [0, 1].
 
     The order is that of the binary distribution, ``cifar-10-binary.tar.gz``, which is taken from the folder that
@@ -282,11 +283,13 @@ class _TarMembers:
         missing = set(self.names)
         with tarfile.open(self.path, "r|gz") as tar:
             for member in tar:
-                if member.name in missing:
-                    missing.remove(member.name)
-                    yield member.name, np.frombuffer(tar.extractfile(member).read(), np.uint8).reshape(-1, 3073)
+                name = Path(member.name).name
+                if name in missing:
+                    missing.remove(name)
+                    yield name, np.frombuffer(tar.extractfile(member).read(), np.uint8).reshape(-1, 3073)
                 if not missing:
                     return
+        raise ValueError(f"{self.path} does not hold {', '.join(sorted(missing))}: it is not the binary CIFAR-10.")
 
 
 def _find_cifar10(call: str) -> Path:
@@ -433,7 +436,7 @@ def _own_folder(call: str) -> Path | None:
 
 
 def _own_folder_state(own_folder: Path | None) -> str:
-    return "it is not set" if own_folder is None else f"it names {own_folder}, where they are not"
+    return "it is not set" if own_folder is None else f"it names {own_folder}, in vain"
 
 
 def _cache_folder() -> Path:
@@ -445,13 +448,22 @@ def _download(name: str, url: str, sha256: str) -> Path:
 
     pooch downloads under another name and renames once the checksum agrees: nothing half-finished is ever used.
     """
-    bar = tqdm(desc=name, unit="B", unit_scale=True, leave=False, delay=PATIENCE)
+    bar = _PatientBar(
+        total=1, desc=name, unit="B", unit_scale=True, leave=False, delay=PATIENCE
+    )  # pooch sets the total
     downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16)
     try:
         with _quiet_pooch():
             return Path(pooch.retrieve(url, f"sha256:{sha256}", name, _cache_folder(), downloader=downloader))
     finally:
         bar.close()
+
+
+class _PatientBar(tqdm):
+    """A bar that a quick download does not show: pooch ends on ``reset``, and tqdm's own draws it at once."""
+
+    def reset(self, total: float | None = None) -> None:
+        self.n = self.last_print_n = 0
 
 
 @contextmanager
