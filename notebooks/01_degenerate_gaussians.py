@@ -180,7 +180,7 @@ rank = le.figures.HeatMap(windows.rank.double().reshape(12, 12))
 le.figures.show({"mask": mask.double(), "rank of the 3×3 window": rank}, reference=None, size=200)
 
 # %% [markdown] tags=["predict"]
-# As many as it sees pixels: 9 far from the hole, 0 in its middle, everything between at its rim. Which windows may be
+# As many as it sees pixels: 9 far from the hole, 0 in its middle, 3 to 8 at its rim. Which windows may be
 # compared with which?
 #
 # ## Several planes: the lowest rank wins

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Ellipse, Rectangle
 from torch import Tensor
 
@@ -53,7 +54,7 @@ def view(angle: int, rank: int, position: float, share: float) -> View:
     drawing = figures.figure(6.6, 3.0, layout=None)
     owner = ORANGE if posterior[0] > 0.5 else BLUE
     _draw_plane(drawing.add_axes((0.01, 0.02, 0.42, 0.88)), query, angle, rank, owner)
-    _draw_claims(drawing.add_axes((0.49, 0.02, 0.5, 0.88)), mixture, rank, log_prob, posterior, admissible)
+    _draw_claims(drawing, mixture, rank, log_prob, posterior, admissible)
     return View(
         figure=drawing,
         numbers={"distance to the flat one": round(distance.item(), 12), "its posterior": posterior[0].item()},
@@ -91,7 +92,8 @@ def _draw_plane(axes: Axes, query: Tensor, angle: int, rank: int, colour: str) -
                 Ellipse((0, 0), 2 * k * LONG, 2 * k * SHORT, angle=angle, color=ORANGE, alpha=alpha, linewidth=0)
             )
     axes.plot(*query, "*", markersize=18, color=colour, markeredgecolor="white", zorder=5)
-    axes.set(xticks=[], yticks=[], aspect="equal", xlim=(-EXTENT, EXTENT), ylim=(-EXTENT, EXTENT))
+    axes.set(aspect="equal", xlim=(-EXTENT, EXTENT), ylim=(-EXTENT, EXTENT))
+    axes.set_axis_off()
     axes.set_title(f"round cloud, {NAMES[rank]}, query (star)", fontsize=9.5)
 
 
@@ -101,18 +103,20 @@ def _segment(axes: Axes, angle: float, half_length: float, **style: Any) -> None
 
 
 def _draw_claims(
-    axes: Axes, mixture: MixtureOnSubspaces, rank: int, log_prob: Tensor, posterior: Tensor, admissible: Tensor
+    drawing: Figure, mixture: MixtureOnSubspaces, rank: int, log_prob: Tensor, posterior: Tensor, admissible: Tensor
 ) -> None:
-    """Draw what each component claims at the query, and the posterior probability that it gets."""
+    """Draw what each component claims at the query, and the posterior probability that it gets.
+
+    All on the figure itself: a second set of axes would take a fifth of the time.
+    """
+    drawing.text(0.49, 0.925, "posterior probability at the query", fontsize=9.5)
     for k, (name, r, colour) in enumerate(((NAMES[rank], rank, ORANGE), ("round cloud", 2, BLUE))):
-        top = 0.92 - 0.5 * k
-        axes.text(0, top, f"{name}: rank {r}, prior {mixture.probabilities[k]:g}", color=colour, weight="bold")
-        axes.text(0, top - 0.09, _claim(r, log_prob[k], bool(admissible[k])))
+        top = 0.83 - 0.44 * k
+        drawing.text(0.49, top, f"{name}: rank {r}, prior {mixture.probabilities[k]:g}", color=colour, weight="bold")
+        drawing.text(0.49, top - 0.08, _claim(r, log_prob[k], bool(admissible[k])))
         for width, shade in ((1, "#e8e8e8"), (posterior[k].item(), colour)):
-            axes.add_patch(Rectangle((0, top - 0.27), 0.8 * width, 0.11, color=shade, linewidth=0))
-        axes.text(0.83, top - 0.245, f"{posterior[k]:.3g}")
-    axes.set_title("posterior probability at the query", fontsize=9.5, loc="left")
-    axes.set_axis_off()
+            drawing.add_artist(Rectangle((0.49, top - 0.24), 0.4 * width, 0.1, color=shade, linewidth=0))
+        drawing.text(0.905, top - 0.21, f"{posterior[k]:.3g}")
 
 
 def _claim(rank: int, log_prob: Tensor, admissible: bool) -> str:
