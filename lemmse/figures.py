@@ -6,11 +6,11 @@ images out, `figure` makes a matplotlib figure in the project's style, `picture`
 """
 
 import base64
-import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,17 @@ class Picture:
     width: int
     figure: Figure = field(repr=False, compare=False)
 
-    def _repr_html_(self) -> str:
+    def html(self, css_class: str = "") -> str:
+        """The picture as an HTML image that holds its pixels and its ``alt``, with a class for style sheets."""
         source = base64.b64encode(self.png).decode("ascii")
-        return f'<img alt="{html.escape(self.alt)}" width="{self.width}" src="data:image/png;base64,{source}">'
+        name = f'class="{css_class}" ' if css_class else ""
+        return f'<img {name}alt="{escape(self.alt)}" width="{self.width}" src="data:image/png;base64,{source}">'
+
+    def _repr_html_(self) -> str:
+        return self.html()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"text/html": self._repr_html_(), "text/plain": self.alt}
+        return {"text/html": self.html(), "text/plain": self.alt}
 
     def save(self, path: str | Path) -> Path:
         """Write the picture to ``path`` and return the path: ``.png`` as shown, ``.svg`` with vector text and lines.

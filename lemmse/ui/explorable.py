@@ -13,7 +13,9 @@ State = dict[str, str | float]
 
 
 class Explorable:
-    """A pure function ``view(**state) -> View`` and the controls that set its state; shown in a notebook as a widget.
+    """A pure function ``view(**state) -> View`` and the controls that set its state.
+
+    A notebook shows it as a static picture and, where widgets work, as a widget in the picture's place.
 
     ``controls`` maps each parameter of ``view`` to its `Slider` or `Choice`; at most three are in sight, the others are
     made with ``folded=True``. ``name`` is where ``le.ui.explorables`` holds the function that makes this explorable,
@@ -100,8 +102,12 @@ class Explorable:
     def _ipython_display_(self) -> None:
         from IPython.display import display  # IPython is there when this is called
 
-        # Published, not returned: Colab loads the front ends of widgets only for what is published.
-        display(self._repr_mimebundle_(), raw=True)
+        # The picture is for readers without a kernel, or whose page cannot load widgets; the live widget's style sheet
+        # hides it. Published, not returned: Colab loads the front ends of widgets only for what is published.
+        picture = self.picture()
+        display({"text/html": picture.html("lemmse-still"), "text/plain": picture.alt}, raw=True)
+        if self.widget is not None:
+            display(self._repr_mimebundle_(), raw=True)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         if self.widget is None:

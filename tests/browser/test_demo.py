@@ -47,6 +47,19 @@ def test_its_line_of_python_can_be_copied(lab, noise):
     expect(noise.code).to_have_text(copied.replace("sigma=1.0", "sigma=0.1"))
 
 
+def test_the_widget_takes_the_place_of_its_static_picture(lab, noise):
+    """The picture stands in the page for readers without widgets, and is hidden as long as the widget lives."""
+    stills = lab.page.locator("img.lemmse-still")
+    expect(stills).to_have_count(3)
+    expect(stills.first).to_be_hidden()
+    assert "At σ = 0.1, inpainting" in stills.first.get_attribute("alt")
+    widget = noise.root.element_handle()
+    home = widget.evaluate_handle("root => { const home = root.parentElement; root.remove(); return home; }")
+    expect(stills.first).to_be_visible()
+    home.evaluate("(home, root) => home.append(root)", widget)
+    expect(stills.first).to_be_hidden()
+
+
 def test_controls_and_pictures_have_names(noise):
     """Every input has a name of its own and every picture says what it is."""
     expect(noise.root.get_by_role("slider", name="noise level σ")).to_have_attribute("aria-valuetext", "0.1")

@@ -254,6 +254,16 @@ class TestCanvasFront:
         assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == explorable.widget.model_id
         assert bundle["text/plain"] == repr(explorable) == f"A test | {explorable.state_line}"
 
+    def test_a_static_picture_goes_before_its_widget(self, monkeypatch):
+        """For readers without a kernel, and for pages that cannot load widgets."""
+        shown = []
+        monkeypatch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle))
+        explorable = make(sigma=0.5)
+        explorable._ipython_display_()
+        picture, widget = shown
+        assert picture["text/html"].startswith('<img class="lemmse-still" alt="A test: a at 0.5. ')
+        assert widget == explorable._repr_mimebundle_()
+
     def test_modules_ask_no_other_host(self):
         for widget in (ImageGrid, Controls):
             source = str(widget._esm)
