@@ -2,9 +2,9 @@
 
 ``count=n`` is always the first n images of one fixed order, ``count=None`` all that can be had. What of Fashion-MNIST
 and CIFAR-10 is not in the package is looked for in the folder that the environment variable ``LEMMSE_DATA`` names, then
-(Fashion-MNIST) in Debian's package ``dataset-fashion-mnist``, then downloaded into the user's cache folder; all of it is
-checked against a known SHA-256 before a pixel of it is used, and nothing is written anywhere else. A bar shows what takes longer than two seconds;
-``TQDM_DISABLE=1`` in the environment silences it.
+(Fashion-MNIST) in Debian's package ``dataset-fashion-mnist``, then downloaded into the user's cache folder. All of it
+is checked against a known SHA-256 before a pixel of it is used, and nothing is written anywhere else. A bar shows what
+takes longer than two seconds; ``TQDM_DISABLE=1`` in the environment silences it.
 """
 
 import gzip
