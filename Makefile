@@ -12,10 +12,10 @@ FIRST := notebooks/00_inverse_problems.ipynb
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-colab notebooks lint format constraints clean
+.PHONY: help lab test test-colab test-deepinv notebooks lint format constraints clean
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 lab: .venv/.notebooks  ## open the series in JupyterLab
 	$(BIN)/jupyter lab $(ROOT_FLAG) --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/$(FIRST) $(LAB_FLAGS)
@@ -25,6 +25,9 @@ test: .venv/.test  ## run all tests: unit, notebooks, browser, Colab-shaped
 
 test-colab: .venv/.test  ## run the widgets' and notebooks' tests under Colab's versions
 	@$(BIN)/python -m pytest tests/colab
+
+test-deepinv: .venv-deepinv/.made  ## run the tests with deepinv's own operators (several GB)
+	@.venv-deepinv/bin/python -m pytest tests/optional
 
 notebooks: .venv/.notebooks  ## regenerate every .ipynb, with outputs, from its .py
 	@$(BIN)/python scripts/notebooks.py
@@ -42,7 +45,7 @@ constraints: .venv/.test  ## pin in constraints.txt what .venv holds
 	@mv .venv/constraints constraints.txt
 
 clean:  ## remove the environments and all caches
-	rm -rf .venv .venv-colab build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-colab .venv-deepinv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 .venv/.python:
@@ -65,3 +68,11 @@ clean:  ## remove the environments and all caches
 .venv/.test: .venv/.torch
 	@$(PIP) --quiet --no-build-isolation --editable '.[test,lint,scripts]'
 	@touch .venv/.notebooks $@
+
+# An environment of its own: torchvision, which deepinv needs, must come from where torch does.
+.venv-deepinv/.made: .venv/.python pyproject.toml constraints.txt
+	@$(PYTHON) -m venv .venv-deepinv
+	@$(PIP:.venv/%=.venv-deepinv/%) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch torchvision
+	@$(PIP:.venv/%=.venv-deepinv/%) --quiet setuptools
+	@$(PIP:.venv/%=.venv-deepinv/%) --quiet --no-build-isolation --editable '.[test]' deepinv
+	@touch $@
