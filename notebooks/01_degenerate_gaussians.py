@@ -269,8 +269,7 @@ print(f"{len(same)} windows, {len(same.unique(dim=0))} supports, largest group {
 assert torch.equal(same, (patterns[:, None] == patterns).all(-1))
 
 # %% tags=["explorable"]
-explorable = le.ui.explorables.degenerate_gaussians.who_owns_the_point()
-display(explorable.picture(), explorable)
+le.ui.explorables.degenerate_gaussians.who_owns_the_point()
 
 # %% [markdown]
 # ## What we saw
