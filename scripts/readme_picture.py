@@ -38,8 +38,8 @@ def draw() -> le.figures.Picture:
         place.set_axis_off()
     answers = "; ".join(f"at σ = {s:g}, {n:.0f}" for s, n in zip(SIGMAS, averaged, strict=True))
     alt = (
-        "A garment whose centre is hidden is measured with more and more noise. With little noise the exact estimator "
-        "answers with a copy of one training image, with more it averages several, and in the end nearly all of them. "
+        "A shirt, its printed centre hidden, is measured with more and more noise. With little noise the exact estimator "
+        "copies one training image, with another print; with more it averages several, and in the end a great many. "
         f"Number of images averaged out of 2000: {answers}."
     )
     return le.figures.picture(figure, alt=alt)

@@ -169,12 +169,18 @@ def test_make_help_names_every_command():
     assert re.findall(r"^  make (\S+)", run("make", "help"), re.MULTILINE) == commands
 
 
-def ask(url: str) -> int:
-    """Return the status that a server answers with."""
-    try:
-        return urllib.request.urlopen(url, timeout=5).status
-    except urllib.error.HTTPError as error:
-        return error.code
+def ask(url: str, patience: float = 20) -> int:
+    """Return the status that a server answers with; it may take a while until it listens."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return urllib.request.urlopen(url, timeout=5).status
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def test_make_lab_keeps_its_token_and_evades_a_busy_port(tmp_path):
