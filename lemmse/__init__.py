@@ -76,7 +76,13 @@ except PackageNotFoundError:  # a source tree on the path, not installed
 
 def __getattr__(name: str):
     if name in _ROOMS:
-        return import_module(f".{name}", __name__)
+        try:
+            return import_module(f".{name}", __name__)
+        except ModuleNotFoundError as missing:
+            raise ModuleNotFoundError(
+                f"lemmse.{name} needs {missing.name}, which is not installed: pip install 'lemmse[widgets]'",
+                name=missing.name,
+            ) from missing
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
