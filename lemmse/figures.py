@@ -26,8 +26,8 @@ from torch import Tensor
 
 from lemmse import metrics
 
-__all__ = ["COLOURS", "UNIT", "HeatMap", "Image", "Picture", "SignedMap", "describe", "figure"]
-__all__ += ["notes", "picture", "render", "rgba", "show", "split", "stack", "title"]
+__all__ = ["COLOURS", "UNIT", "HeatMap", "Image", "Picture", "SignedMap", "annotate", "describe", "figure"]
+__all__ += ["picture", "render", "rgba", "show", "split", "stack", "title"]
 
 UNIT = (0.0, 1.0)
 """The common scale of images: black at 0, white at 1."""
@@ -244,7 +244,7 @@ def title(name: str, *, symbol: bool = True) -> str:
 def split(images: Mapping[str, Image]) -> dict[str, list[Image]]:
     """Each name with its list of single images: a batch (b, c, h, w) gives b, everything else one.
 
-    Raises ``ValueError`` if there is no image or a shape cannot be shown, and says which.
+    Raises ``ValueError`` if there is no image, or one whose shape or values cannot be shown, and says which.
     """
     if not images:
         raise ValueError("nothing to show: name at least one image, as in show(x=x, y=y)")
@@ -257,6 +257,8 @@ def split(images: Mapping[str, Image]) -> dict[str, list[Image]]:
                 f"{name}: shape {tuple(values.shape)} is not that of images: (h, w), (c, h, w) or (b, c, h, w) with "
                 "c = 1 or 3. Measurements of another shape can be mapped back first, for instance with A_adjoint"
             )
+        if not values.isfinite().all():
+            raise ValueError(f"{name}: {int((~values.isfinite()).sum())} of its values are NaN or infinite")
     return {name: _singles(image) for name, image in images.items()}
 
 
@@ -270,7 +272,7 @@ def _singles(image: Image) -> list[Image]:
     return [remake(values) for values in image.values]
 
 
-def notes(
+def annotate(
     images: Mapping[str, list[Image]], reference: str | None, given: Mapping[str, str | Sequence[str]]
 ) -> dict[str, list[str]]:
     """What stands below every image: the note given, else its PSNR against the one named ``reference`` if shapes agree.
@@ -300,9 +302,6 @@ def _psnr_note(image: Image, references: list[Image], index: int) -> str:
     x = truth.reshape(1, -1, *truth.shape[-2:]).double()
     value = float(metrics.psnr(image.reshape(x.shape).double(), x))
     return "PSNR ∞" if value == float("inf") else f"PSNR {value:.1f} dB"
-
-
-_notes = notes  # `show` has a parameter of that name
 
 
 def describe(images: Mapping[str, list[Image]], notes: Mapping[str, list[str]]) -> str:
@@ -345,7 +344,7 @@ def show(
     low, high = scale
     if not high > low:
         raise ValueError(f"scale=({low}, {high}): the intensity of white must be above that of black")
-    said = _notes(singles, reference, notes or {})
+    said = annotate(singles, reference, notes or {})
     alt = describe(singles, said) if alt is None else alt
     return picture(_draw(_rows(singles, said, columns), scale, size), alt=alt)
 

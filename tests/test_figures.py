@@ -96,7 +96,7 @@ class TestPixels:
             (torch.zeros(1, 2, 9), None),
             (torch.zeros(8), r"x: shape \(8,\)"),
             (torch.zeros(1, 0, W), r"x: shape \(1, 0, 7\)"),
-            (torch.full((H, W), float("nan")), "35 of them are NaN or infinite"),
+            (torch.full((H, W), float("nan")), "x: 35 of its values are NaN or infinite"),
         ],
     )
     def test_what_is_no_image_is_refused(self, values, words):
@@ -107,6 +107,10 @@ class TestPixels:
                 figures.show(x=values)
 
     def test_other_bad_input(self, generator):
+        with pytest.raises(ValueError, match="35 of them are NaN or infinite"):
+            figures.rgba(torch.full((H, W), float("inf")))
+        with pytest.raises(ValueError, match=r"or, in colour, \(3, h, w\); got \(2, 5, 7\)"):
+            figures.rgba(torch.zeros(2, H, W))
         with pytest.raises(ValueError, match="nothing to show"):
             figures.show()
         with pytest.raises(ValueError, match="white must be above"):
@@ -119,14 +123,14 @@ class TestText:
     def test_psnr_stands_below_what_can_be_compared(self):
         x = torch.full((1, 1, H, W), 0.5)
         images = {"x": x, "x_hat": x + 0.1, "same": x, "y": x[..., ::2], "e": figures.SignedMap(x[0])}
-        below = figures.notes(figures.split(images), "x", {})
+        below = figures.annotate(figures.split(images), "x", {})
         assert below == {"x": [""], "x_hat": ["PSNR 20.0 dB"], "same": ["PSNR ∞"], "y": [""], "e": [""]}
-        assert figures.notes(figures.split(images), None, {})["x_hat"] == [""]
-        assert figures.notes(figures.split(images), "x", {"x_hat": "weight 0.8"})["x_hat"] == ["weight 0.8"]
+        assert figures.annotate(figures.split(images), None, {})["x_hat"] == [""]
+        assert figures.annotate(figures.split(images), "x", {"x_hat": "weight 0.8"})["x_hat"] == ["weight 0.8"]
 
     def test_each_of_a_batch_is_compared_with_its_own_reference(self):
         x = torch.stack([torch.zeros(1, H, W), torch.ones(1, H, W)])
-        below = figures.notes(figures.split({"x": x, "z": x - torch.tensor([0.1, 0.01]).view(2, 1, 1, 1)}), "x", {})
+        below = figures.annotate(figures.split({"x": x, "z": x - torch.tensor([0.1, 0.01]).view(2, 1, 1, 1)}), "x", {})
         assert below["z"] == ["PSNR 20.0 dB", "PSNR 40.0 dB"]
 
     def test_the_generated_text_names_each_image_with_its_facts(self):

@@ -89,7 +89,7 @@ function render({ model, el }) {
   const folded = made.filter((_, index) => controls[index].folded).map(({ element }) => element);
   const reset = focusable("button", { type: "button" }, "Reset");
   reset.addEventListener("click", () => move(Object.fromEntries(controls.map(({ key, default: start }) => [key, start]))));
-  const line = focusable("code", { tabindex: 0, "aria-label": "Python that restores this state" });
+  const line = focusable("code", { tabindex: 0 });
   const copying = focusable("button", { type: "button" }, "Copy");
   copying.addEventListener("click", () => copy(line, copying));
 

@@ -56,7 +56,7 @@ def encode(view: View) -> tuple[dict[str, Any], bytes]:
     """A view as the frame (JSON) and the bytes that `ImageGrid` sends to the page."""
     chunks: list[bytes] = []
     images = figures.split(view.pictures) if view.pictures else {}
-    notes = figures.notes(images, view.reference, view.notes)
+    notes = figures.annotate(images, view.reference, view.notes)
     cells = []
     for name, singles in images.items():
         for index, (image, note) in enumerate(zip(singles, notes[name], strict=True)):

@@ -168,23 +168,18 @@ class Lab:
         self.page.evaluate("() => window.jupyterapp?.serviceManager.sessions.shutdownAll()")
 
     def run_all(self, timeout: float = 120.0) -> None:
-        """Run every cell, as the menu does, wait for the last one, and fail on any cell that raised."""
-        self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')", None)
-        self.page.wait_for_function(
-            """() => {
-                 const cells = window.jupyterapp.shell.currentWidget.content.widgets;
-                 const code = cells.filter(({ model }) => model.type === 'code' && model.sharedModel.source.trim());
-                 return code.every(({ model }) => model.executionCount) &&
-                        !document.querySelector('.jp-mod-running') || code.some(failed);
-                 function failed({ model }) { return model.outputs.toJSON().some((o) => o.output_type === 'error'); }
-               }""",
-            timeout=1000 * timeout,
-        )
+        """Run every cell, as the menu does, and wait for the last one; fails on any cell that raised."""
         failures = self.page.evaluate(
-            """() => window.jupyterapp.shell.currentWidget.content.widgets.flatMap(({ model }) =>
-                 model.type === 'code' ? model.outputs.toJSON().filter((o) => o.output_type === 'error') : [])"""
+            """async (timeout) => {
+                 const late = new Promise((_, fail) => setTimeout(() => fail(new Error("run all: too late")), timeout));
+                 await Promise.race([late, window.jupyterapp.commands.execute("notebook:run-all-cells")]);
+                 const cells = window.jupyterapp.shell.currentWidget.content.widgets.map(({ model }) => model);
+                 const outputs = cells.filter(({ type }) => type === "code").flatMap(({ outputs }) => outputs.toJSON());
+                 return outputs.filter(({ output_type }) => output_type === "error").map(({ traceback }) => traceback);
+               }""",
+            1000 * timeout,
         )
-        assert not failures, "\n".join(failures[0]["traceback"])
+        assert not failures, "\n".join(failures[0])
 
     def run(self, code: str) -> None:
         """Run a line of Python in the notebook's kernel."""

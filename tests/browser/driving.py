@@ -161,11 +161,10 @@ def _next_key(control: Locator) -> tuple[Locator, str]:
     )
 
 
-def cards(lab) -> list[Card]:
-    """The explorables of the open notebook, top to bottom, each with its first view drawn."""
+def cards(lab, count: int) -> list[Card]:
+    """The ``count`` explorables of the open notebook, top to bottom, each with its first view drawn."""
     roots = lab.page.locator(".lemmse-explorable")
-    lab.page.wait_for_function(
-        "() => { const views = [...document.querySelectorAll('.lemmse-explorable')];"
-        " return views.length && views.every((view) => view.querySelector('.lemmse-sentence')?.textContent); }"
-    )
-    return [Card(roots.nth(index)) for index in range(roots.count())]
+    expect(roots).to_have_count(count)
+    for index in range(count):
+        expect(roots.nth(index).locator(".lemmse-sentence")).not_to_be_empty()
+    return [Card(roots.nth(index)) for index in range(count)]

@@ -13,7 +13,7 @@ def shown(lab) -> list[Card]:
     """The demo's explorables, after running all cells."""
     lab.open("demo.ipynb")
     lab.run_all()
-    return cards(lab)
+    return cards(lab, count=3)
 
 
 @pytest.fixture
