@@ -39,8 +39,8 @@ def draw() -> le.figures.Picture:
     answers = "; ".join(f"at σ = {s:g}, {n:.0f}" for s, n in zip(SIGMAS, averaged, strict=True))
     alt = (
         "A shirt, its printed centre hidden, is measured with more and more noise. With little noise the exact "
-        "estimator copies one training image, with another print; with more it averages several, and in the end a great "
-        f"many. Number of images averaged out of 2000: {answers}."
+        "estimator copies one training image, with another print; with more it averages several, and in the end a "
+        f"great many. Number of images averaged out of 2000: {answers}."
     )
     return le.figures.picture(figure, alt=alt)
 
