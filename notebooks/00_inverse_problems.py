@@ -202,7 +202,7 @@ le.figures.show({"x": shirt, "y": y, "x_hat MAP": mode, "x_hat MMSE": x_hat})
 
 # %% tags=["explorable"]
 explorable = le.ui.explorables.inverse_problems.inverse_problems()
-display(explorable.picture(), explorable)
+explorable
 
 # %% tags=["claim"] claim="00-little-noise-copies-much-noise-averages"
 # NBVAL_CHECK_OUTPUT
@@ -238,6 +238,7 @@ assert max(counts, key=counts.get) == "downsampling"
 # %%
 import copy
 
+torch.set_num_threads(1)  # a network this small gains nothing from a second one
 torch.manual_seed(0)
 network = torch.nn.Sequential(torch.nn.Linear(1, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1)).double()
 optimiser, sigma, snapshots = torch.optim.Adam(network.parameters(), lr=0.005), 0.9, {}
