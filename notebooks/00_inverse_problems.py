@@ -179,16 +179,17 @@ assert risk_mmse < risk_map
 # NBVAL_CHECK_OUTPUT
 images = le.data.fashion_mnist("train", count=2000)
 shirt = le.data.fashion_mnist("test", count=1)
-physics, sigma = operators["downsampling"], 0.2
-y = physics.A(shirt)
-y = y + sigma * torch.randn(y.shape, generator=generator.manual_seed(1))
-estimator = le.MMSE(images, physics)
-x_hat = estimator(y, sigma=sigma).mean
-heaviest = estimator(y, sigma=sigma, reduction=le.TopSources(5))
-weights, mode, mean = posterior(images, physics, y, sigma)
+estimator = le.MMSE(images, operators["downsampling"])
+y = operators["downsampling"].A(shirt) + 0.2 * torch.randn(1, 1, 7, 7, generator=generator.manual_seed(1))
+x_hat = estimator(y, sigma=0.2).mean
+heaviest = estimator(y, sigma=0.2, reduction=le.TopSources(5))
+_, mode, mean = posterior(images, operators["downsampling"], y, 0.2)
 torch.testing.assert_close(x_hat[0], mean, atol=1e-4, rtol=0)
 torch.testing.assert_close(images[heaviest.image[0, 0]], mode)
 print("the five heaviest weights:", [round(w, 2) for w in heaviest.weight[0].tolist()])
+print(
+    f"PSNR: MAP {le.metrics.psnr(mode[None], shirt).item():.1f} dB, MMSE {le.metrics.psnr(x_hat, shirt).item():.1f} dB"
+)
 
 # %%
 le.figures.show({"x": shirt, "y": y, "x_hat MAP": mode, "x_hat MMSE": x_hat})
@@ -223,8 +224,8 @@ assert max(counts, key=counts.get) == "downsampling"
 #
 # ## A perfectly trained network
 #
-# Training draws $x$ from the training set, makes $y=Ax+e$ with fresh noise, and lowers the loss $\mathbb
-# E\|\varphi(y)-x\|^2$. For *every* function $\varphi$
+# Training draws $x$ from the training set, makes $y=Ax+e$ with fresh noise, and lowers the loss
+# $\mathbb E\|\varphi(y)-x\|^2$. For *every* function $\varphi$
 #
 # $$\mathbb E\|\varphi(y)-x\|^2=\mathbb E\|\hat x(y)-x\|^2+\mathbb E\|\varphi(y)-\hat x(y)\|^2 ,$$
 #
@@ -241,7 +242,7 @@ import copy
 torch.set_num_threads(1)  # a network this small gains nothing from a second one
 torch.manual_seed(0)
 network = torch.nn.Sequential(torch.nn.Linear(1, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1)).double()
-optimiser, sigma, snapshots = torch.optim.Adam(network.parameters(), lr=0.005), 0.9, {}
+optimiser, snapshots = torch.optim.Adam(network.parameters(), lr=0.005), {}
 for step in range(1001):
     if step in (0, 20, 1000):
         snapshots[step] = copy.deepcopy(network)
@@ -292,8 +293,8 @@ le.figures.show({"x": x, "y": y, "a perfect network": perfect}, notes=notes)
 # %% [markdown]
 # The image that it was trained on comes back flawless. The new one is thrown away and a plain one comes back, though
 # its print was there to see; doing nothing would have been far better. That is what the lowest possible training loss
-# asks for. Real networks do not do this. So they are *not* this formula; their architecture forbids it, and the next
-# notebooks ask what it allows.
+# asks for. Trained convolutional networks do not do this. They cannot: their architecture rules this formula out, and
+# the series is about the one that takes its place.
 #
 # ## What we saw
 #
@@ -308,8 +309,8 @@ le.figures.show({"x": x, "y": y, "a perfect network": perfect}, notes=notes)
 # %% [markdown] tags=["exercise", "hint"] exercise="00-duplicates" minutes=4
 # ### Exercise 1: duplicates vote
 #
-# The black pixel ($-1$) is in the training set three times, the white one ($+1$) once; $\sigma=0.9$. As a picture,
-# black now has three votes. From which $y$ on is white the mode?
+# The black pixel ($-1$) is in the training set three times, the white one ($+1$) once; the noise is $\sigma=0.9$. So
+# black has three votes. From which $y$ on is white the mode?
 #
 # <details><summary>Hint</summary>
 #
@@ -503,7 +504,7 @@ exercise.check(denoise)
 # %% [markdown]
 # ## Where this stands in the paper
 #
-# The theory follows arXiv 2601.10334, whose MLP estimator is the $\sum_dw_dx_d$ of this page (our S1 and S3). Bayes'
-# rule over a finite training set is the ground on which its equivariant and local estimators stand: same images, same
-# weights, fewer functions allowed. Next: 01 asks what becomes of the Gaussian noise when a map $B$ squeezes $y$ before
-# the network sees it.
+# The theory follows arXiv 2601.10334, where $\sum_dw_dx_d$ is the estimator that an MLP would be (S1 and S3 in the
+# package's docstrings). Its estimators for convolutional networks answer the same question, with the same loss and the
+# same training set, over fewer functions. Next: 01 asks what becomes of the Gaussian noise when a map $B$ squeezes $y$
+# before the network sees it.
