@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import matplotlib.image
 import numpy as np
+import PIL.Image
 from cycler import cycler
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
@@ -142,16 +142,29 @@ def render(figure: Figure, density: float = _DENSITY, *, compression: int = 6) -
     ``compression`` goes from 1, quick, to 9, small.
     """
     buffer = io.BytesIO()
-    canvas = FigureCanvasAgg(figure)
-    with matplotlib.rc_context(_STYLE):
-        settings = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": compression}}
-        canvas.print_figure(buffer, format="png", dpi=density * _DPI, facecolor="white", **settings)
+    _drawing(figure, density).save(buffer, "png", compress_level=compression)
     return buffer.getvalue()
+
+
+def _drawing(figure: Figure, density: float = _DENSITY) -> PIL.Image.Image:
+    """Draw a figure on white: quicker than its ``savefig``, and without holes for a dark page to shine through."""
+    usual = figure.dpi
+    figure.set_dpi(density * _DPI)
+    try:
+        canvas = FigureCanvasAgg(figure)
+        with matplotlib.rc_context(_STYLE):
+            canvas.draw()
+        drawing = PIL.Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    finally:
+        figure.set_dpi(usual)
+    if drawing.getextrema()[3] != (255, 255):
+        drawing = PIL.Image.alpha_composite(PIL.Image.new("RGBA", drawing.size, "white"), drawing)
+    return drawing.convert("RGB")
 
 
 def stack(figures: Sequence[Figure], *, alt: str) -> Picture:
     """Put matplotlib figures below one another on one page and return the `Picture`, with the text twin ``alt``."""
-    plates = [np.asarray(matplotlib.image.imread(io.BytesIO(render(figure)))) for figure in figures]
+    plates = [np.asarray(_drawing(figure)) for figure in figures]
     height = sum(plate.shape[0] for plate in plates)
     width = max(plate.shape[1] for plate in plates)
     page = Figure(figsize=(width / _DPI / _DENSITY, height / _DPI / _DENSITY), dpi=_DPI, facecolor="white")

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
-import matplotlib
+import matplotlib.figure
 import numpy as np
 import pytest
 import torch
@@ -206,6 +206,16 @@ class TestLayout:
 
 
 class TestFiles:
+    def test_a_dark_page_does_not_shine_through(self):
+        """Any matplotlib figure is drawn on white, and keeps its resolution."""
+        plain = matplotlib.figure.Figure(figsize=(2.0, 1.0), dpi=72, facecolor="none")
+        plain.add_axes((0.5, 0, 0.5, 1), facecolor=(1, 0, 0, 0.5)).set(xticks=[], yticks=[])
+        pixels = decoded(figures.picture(plain, alt="Half red."))
+        assert pixels.shape == (200, 400, 3)
+        assert (pixels[100, 100] == 255).all()
+        assert pixels[100, 300].tolist() == pytest.approx([255, 128, 128], abs=1)
+        assert plain.dpi == 72
+
     def test_png_and_svg(self, generator, tmp_path):
         picture = figures.show(x=image(generator, H, W))
         assert picture.save(tmp_path / "x.png").read_bytes() == picture.png

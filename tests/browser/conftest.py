@@ -167,7 +167,7 @@ class Lab:
         """Stop the kernels that the page has started."""
         self.page.evaluate("() => window.jupyterapp?.serviceManager.sessions.shutdownAll()")
 
-    def run_all(self, timeout: float = 120.0) -> None:
+    def run_all(self, timeout: float = 240.0) -> None:
         """Run every cell, as the menu does, and wait for the last one; fails on any cell that raised."""
         failures = self.page.evaluate(
             """async (timeout) => {

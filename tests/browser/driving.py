@@ -11,9 +11,10 @@ DIGEST = """
     let hash = 0;
     for (const source of sources) {
       if (source.tagName === "IMG" && !(source.complete && source.naturalWidth)) return null; // still being decoded
-      sheet.canvas.width = source.naturalWidth ?? source.width;
-      sheet.canvas.height = source.naturalHeight ?? source.height;
-      sheet.drawImage(source, 0, 0);
+      const [width, height] = [source.naturalWidth ?? source.width, source.naturalHeight ?? source.height];
+      const shrink = Math.min(1, 240 / width); // a large plot would take longer to read than to draw
+      Object.assign(sheet.canvas, { width: shrink * width, height: shrink * height });
+      sheet.drawImage(source, 0, 0, sheet.canvas.width, sheet.canvas.height);
       const { data } = sheet.getImageData(0, 0, sheet.canvas.width, sheet.canvas.height);
       for (let i = 0; i < data.length; i++) hash = (Math.imul(hash, 31) + data[i]) | 0;
     }
