@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, final
 
 import torch
-from jaxtyping import Complex128, Float, Float64
+from jaxtyping import Bool, Complex128, Float, Float64
 from torch import Tensor
 
 from ._types import RANK_RTOL
@@ -30,6 +30,7 @@ __all__ = [
     "complex_like",
     "convolve",
     "on_range",
+    "significant",
     "transfer_function",
     "unit",
 ]
@@ -42,19 +43,26 @@ Gain = Callable[[Float64[Tensor, "..."]], Float64[Tensor, "..."]]
 
 
 def unit(s: Tensor) -> Tensor:
+    """Return 1 for every singular value: the gain of polar factors and projectors."""
     return torch.ones_like(s)
 
 
-def on_range(g: Gain, s: Float64[Tensor, "..."]) -> Float64[Tensor, "..."]:
-    """Return g(s) where s exceeds RANK_RTOL of the largest singular value, and 0 elsewhere."""
-    kept = s > RANK_RTOL * s.max()
-    return torch.where(kept, g(torch.where(kept, s, torch.ones_like(s))), torch.zeros_like(s))
+def on_range(g: Gain, s: Float64[Tensor, "..."], kept: Bool[Tensor, "..."]) -> Float64[Tensor, "..."]:
+    """Return g(s) for the singular values that are kept, and 0 for the others."""
+    return torch.where(kept, g(torch.where(kept, s, 1.0)), 0.0)
+
+
+def significant(s: Float64[Tensor, "..."], reference: float = 0.0) -> Bool[Tensor, "..."]:
+    """Return which singular values exceed RANK_RTOL times the largest of them, or ``reference`` if that is larger."""
+    largest = max(float(s.max()), reference) if s.numel() else reference
+    return s > RANK_RTOL * largest
 
 
 class Factor(ABC):
     """A factorisation U S Vᵀ of an operator; each singular value counts ``multiplicity`` times (channels are alike)."""
 
     singular_values: Float64[Tensor, "..."]
+    kept: Bool[Tensor, "..."]
     multiplicity: int
 
     @abstractmethod
@@ -81,7 +89,11 @@ class Factor(ABC):
     @property
     def rank(self) -> int:
         """Return the number of singular values that count."""
-        return self.multiplicity * int((self.singular_values > RANK_RTOL * self.singular_values.max()).sum())
+        return self.multiplicity * int(self.kept.sum())
+
+    def gains(self, g: Gain) -> Float64[Tensor, "..."]:
+        """Return g of the singular values that count, and 0 for the others."""
+        return on_range(g, self.singular_values, self.kept)
 
 
 @final
@@ -91,15 +103,16 @@ class PixelFactor(Factor):
     def __init__(self, diagonal: Float64[Tensor, "..."], image_shape: Shape):
         self.diagonal, self.image_shape = diagonal, tuple(image_shape)
         self.singular_values = diagonal.abs()
+        self.kept = significant(self.singular_values)
         self.multiplicity = torch.Size(image_shape).numel() // diagonal.numel()
 
     def forward(self, g: Gain, x: Tensor) -> Tensor:
-        return x * (self.diagonal.sign() * on_range(g, self.singular_values)).to(x)
+        return x * (self.diagonal.sign() * self.gains(g)).to(x)
 
     backward = forward
 
     def transpose(self, g: Gain) -> "PixelFactor":
-        return PixelFactor(self.diagonal.sign() * on_range(g, self.singular_values), self.image_shape)
+        return PixelFactor(self.diagonal.sign() * self.gains(g), self.image_shape)
 
     def _after_in_the_same_basis(self, inner: Factor) -> Factor | None:
         return PixelFactor(self.diagonal * inner.diagonal, self.image_shape) if isinstance(inner, PixelFactor) else None
@@ -112,15 +125,16 @@ class FourierFactor(Factor):
     def __init__(self, symbol: Complex128[Tensor, "h w"], channels: int):
         self.symbol, self.multiplicity = symbol, channels
         self.singular_values = symbol.abs()
+        self.kept = significant(self.singular_values)
 
     def forward(self, g: Gain, x: Tensor) -> Tensor:
-        return convolve(self._phase * on_range(g, self.singular_values), x)
+        return convolve(self._phase * self.gains(g), x)
 
     def backward(self, g: Gain, y: Tensor) -> Tensor:
-        return convolve(self._phase.conj() * on_range(g, self.singular_values), y)
+        return convolve(self._phase.conj() * self.gains(g), y)
 
     def transpose(self, g: Gain) -> "FourierFactor":
-        return FourierFactor(self._phase.conj() * on_range(g, self.singular_values), self.multiplicity)
+        return FourierFactor(self._phase.conj() * self.gains(g), self.multiplicity)
 
     def _after_in_the_same_basis(self, inner: Factor) -> Factor | None:
         return FourierFactor(self.symbol * inner.symbol, self.multiplicity) if type(inner) is FourierFactor else None
@@ -137,6 +151,7 @@ class AliasedFactor(Factor):
     def __init__(self, symbol: Complex128[Tensor, "h w"], factor: int, channels: int):
         self.symbol, self.factor, self.multiplicity = symbol, factor, channels
         self.singular_values = self._fold(symbol.abs().square()).sqrt()
+        self.kept = significant(self.singular_values)
 
     def forward(self, g: Gain, x: Tensor) -> Tensor:
         folded = self._fold(torch.fft.fft2(x) * complex_like(self.symbol, x))
@@ -157,7 +172,7 @@ class AliasedFactor(Factor):
         return spectrum.unflatten(-1, (s, -1)).unflatten(-3, (s, -1)).mean(dim=(-4, -2))
 
     def _relative(self, g: Gain) -> Tensor:
-        return on_range(lambda s: g(s) / s, self.singular_values)
+        return self.gains(lambda s: g(s) / s)
 
 
 @final
@@ -169,6 +184,7 @@ class SamplingFactor(Factor):
         mask = sampling.mask.double()
         mirrored = mask.flip((0, 1)).roll((1, 1), (0, 1))
         self.singular_values = ((mask + mirrored) / 2).sqrt()
+        self.kept = significant(self.singular_values)
 
     def forward(self, g: Gain, x: Tensor) -> Tensor:
         return self.sampling.A(convolve(self._relative(g), x))
@@ -177,26 +193,31 @@ class SamplingFactor(Factor):
         return convolve(self._relative(g), self.sampling.A_adjoint(y))
 
     def _relative(self, g: Gain) -> Tensor:
-        return on_range(lambda s: g(s) / s, self.singular_values)
+        return self.gains(lambda s: g(s) / s)
 
 
 @final
 class DenseFactor(Factor):
-    """A thin SVD of the matrix of the operator, between the given shapes."""
+    """A thin SVD of the matrix of the operator, between the given shapes.
+
+    ``reference`` is the size that rounding is measured by where it exceeds that of the matrix: a product that vanishes
+    has the rank of its rounding errors otherwise.
+    """
 
     multiplicity = 1
 
-    def __init__(self, matrix: Float64[Tensor, "M N"], input_shape: Shape, output_shape: Shape):
+    def __init__(self, matrix: Float64[Tensor, "M N"], input_shape: Shape, output_shape: Shape, reference: float = 0.0):
         check_dense(*matrix.shape)
         self.input_shape, self.output_shape = tuple(input_shape), tuple(output_shape)
         self.u, self.singular_values, self.vh = torch.linalg.svd(matrix, full_matrices=False)
+        self.kept = significant(self.singular_values, reference)
 
     def forward(self, g: Gain, x: Tensor) -> Tensor:
-        gains = on_range(g, self.singular_values).to(x)
+        gains = self.gains(g).to(x)
         return ((x.flatten(1) @ self.vh.T.to(x) * gains) @ self.u.T.to(x)).unflatten(1, self.output_shape)
 
     def backward(self, g: Gain, y: Tensor) -> Tensor:
-        gains = on_range(g, self.singular_values).to(y)
+        gains = self.gains(g).to(y)
         return ((y.flatten(1) @ self.u.to(y) * gains) @ self.vh.to(y)).unflatten(1, self.input_shape)
 
 
@@ -206,7 +227,8 @@ class TransposedFactor(Factor):
 
     def __init__(self, factor: Factor, g: Gain):
         self.factor, self.gain = factor, g
-        self.singular_values, self.multiplicity = on_range(g, factor.singular_values), factor.multiplicity
+        self.singular_values = factor.gains(g)
+        self.kept, self.multiplicity = factor.kept, factor.multiplicity
 
     def forward(self, g: Gain, x: Tensor) -> Tensor:
         return self.factor.backward(lambda s: g(self.gain(s)), x)

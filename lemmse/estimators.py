@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ._progress import progress
+from ._types import LOG_WEIGHT_FLOOR
 from .operators import LinearOperator, Nonlinear, as_operator, rank, row_space_projector
 from .reductions import ArrayValues, Layout, Moments, Posterior, PosteriorMean, Reduction, Sources, Term, reduce
 
@@ -18,6 +19,15 @@ __all__ = ["DEFAULT_MEMORY_LIMIT", "MMSE", "ImageSet", "Plan"]
 
 DEFAULT_MEMORY_LIMIT = 256 * 2**20
 """Bytes that the temporary arrays of a chunk may take where the caller names no limit: small beside Binder's 2 GB."""
+
+PAIR_ENTRIES = 20
+"""Numbers that a reduction holds at once for each pair of a query and an atom, at most (``TopImages``, in float64)."""
+
+REFINED_BLOCK = 2**22
+"""Numbers of differences that are held at once when distances are computed anew."""
+
+REFINED_LOG_WEIGHT = 1e-4
+"""Where rounding could move a log-weight by more than this many nats, distances near the smallest are computed anew."""
 
 RANGE_ATOL = 1e-4
 """Images may leave [0, 1] by this much, the rounding of a resize, before a warning says so."""
@@ -86,10 +96,10 @@ class MMSE:
         self.physics = as_operator(physics)
         self.pre_inverse = None if pre_inverse is None else as_operator(pre_inverse)
         self.chunk_size = _checked_chunk_size(chunk_size)
-        self.memory_limit = memory_limit
-        sample = images[0:CENTRE_SAMPLE]
+        self.memory_limit = _checked_memory_limit(memory_limit)
+        sample = check_values(images[0:CENTRE_SAMPLE])
         measured = self.physics.A(sample)
-        check_same_kind(measured, sample)
+        check_measured(self.physics, measured, sample)
         self.measurement_shape, self.dtype, self.device = tuple(measured.shape[1:]), measured.dtype, measured.device
         self._project = _projector(self.pre_inverse, self.measurement_shape)
         self._centre = (self._project(measured).mean(0) * CENTRE_GRID).round() / CENTRE_GRID
@@ -121,9 +131,9 @@ class MMSE:
         whatever the ``tolerance``. Raises ``ValueError`` for a wrong shape, dtype or device, values that are not
         finite, a sigma that is not positive, or a positive tolerance with a reduction that cannot honour it.
         """
-        reduction = PosteriorMean() if reduction is None else reduction
+        reduction = checked_reduction(reduction)
         check_measurements(y, self.measurement_shape, self.dtype, self.device)
-        sigma = checked_sigma(sigma, y)
+        sigma = checked_sigma(sigma, len(y), y.device)
         check_tolerance(tolerance, reduction)
         layout = Layout((len(y),), tuple(self.images.shape[1:]), self.dtype, self.device)
         return reduce(self._terms(y, sigma), reduction, layout)
@@ -136,7 +146,7 @@ class MMSE:
         dimension = math.prod(self.measurement_shape)
         if self.pre_inverse is not None:
             dimension = rank(self.pre_inverse, self.measurement_shape)
-        variance = torch.as_tensor(sigma, dtype=torch.float64, device=self.device) ** 2
+        variance = checked_sigma(sigma, len(posterior.log_partition), self.device).square()
         constants = math.log(self.images.shape[0]) + 0.5 * dimension * (2 * math.pi * variance).log()
         return posterior.log_partition - constants.to(posterior.log_partition)
 
@@ -144,29 +154,31 @@ class MMSE:
         """Yield a term per chunk of images: Implements S3.1."""
         same_y = len(y) > 1 and y.stride(0) == 0
         queries = (self._project(y[:1] if same_y else y) - self._centre).flatten(1)
-        scale = (-0.5 / sigma.double() ** 2).to(self.dtype)[:, None]
+        scale = (-0.5 / sigma.square()).to(self.dtype)[:, None]
         for start, stop in self._chunks(len(y)):
-            d2 = squared_distances(queries, *self._chunk_keys(start, stop)).expand(len(y), -1)
-            yield Term(scale * d2, d2, ArrayValues(self.images[start:stop]), first_image=start)
+            images = self._images(start, stop)
+            keys = _Keys(*(x[start:stop] for x in self._keys)) if self._keys else self._make_keys(images)
+            d2 = refined(squared_distances(queries, *keys), queries, keys, sigma).expand(len(y), -1)
+            yield Term(scale * d2, d2, ArrayValues(images), first_image=start)
+
+    def _images(self, start: int, stop: int) -> Float[Tensor, "k c h w"]:
+        """Return the images of a chunk; those made on demand are checked as they come."""
+        images = self.images[start:stop]
+        return images if self._keys is not None else check_values(images)
+
+    def _make_keys(self, images: Float[Tensor, "k c h w"]) -> "_Keys":
+        return _Keys.of((self._project(self.physics.A(images)) - self._centre).flatten(1))
 
     def _stored_keys(self) -> "_Keys":
         """Compute the keys of all images once and return them."""
         rows = torch.empty(len(self.images), math.prod(self.measurement_shape), dtype=self.dtype, device=self.device)
         for start, stop in self._chunks(0):
-            rows[start:stop] = self._key_rows(start, stop)
+            rows[start:stop] = self._make_keys(self.images[start:stop]).rows
         return _Keys.of(rows)
-
-    def _chunk_keys(self, start: int, stop: int) -> "_Keys":
-        if self._keys is None:
-            return _Keys.of(self._key_rows(start, stop))
-        return _Keys(*(x[start:stop] for x in self._keys))
-
-    def _key_rows(self, start: int, stop: int) -> Float[Tensor, "k m"]:
-        return (self._project(self.physics.A(self.images[start:stop])) - self._centre).flatten(1)
 
     def _chunks(self, n_queries: int) -> Iterator[tuple[int, int]]:
         count, *image_shape = self.images.shape
-        entries = 6 * n_queries + 2 * math.prod(image_shape) + 4 * math.prod(self.measurement_shape)
+        entries = PAIR_ENTRIES * n_queries + 2 * math.prod(image_shape) + 4 * math.prod(self.measurement_shape)
         chosen = self.memory_limit // (entries * self.dtype.itemsize)
         size = min(count, max(1, chosen) if self.chunk_size is None else self.chunk_size)
         starts = range(0, count, size)
@@ -195,24 +207,33 @@ def squared_distances(
     return torch.addmm(queries.square().sum(1)[:, None] + norms, queries, rows.T, alpha=-2).clamp_min(0)
 
 
-def check_images(images: Tensor | ImageSet) -> None:
-    """Raise ``ValueError`` (or ``TypeError``) unless images can serve as a training set; warn where they leave [0,
-    1].
+def refined(
+    d2: Float[Tensor, "q k"], queries: Float[Tensor, "q m"], keys: "_Keys", sigma: Float[Tensor, " b"]
+) -> Float[Tensor, "q k"]:
+    """Return the squared distances with those near each query's smallest computed anew, from differences.
+
+    The matrix product leaves an error of about eps (‖q‖² + ‖k‖²), which at a small sigma decides between near
+    neighbours; differences leave eps r². Where this cannot matter (REFINED_LOG_WEIGHT), nothing is done.
     """
+    rounding = 4 * torch.finfo(d2.dtype).eps * float((queries.square().sum(1).max() + keys.norms.max()).detach())
+    needed = (rounding / (2 * REFINED_LOG_WEIGHT)) ** 0.5  # below this sigma
+    if float(sigma.min()) >= needed:
+        return d2
+    reach = 2 * rounding - 2 * LOG_WEIGHT_FLOOR * min(float(sigma.max()), needed) ** 2
+    near = (d2 <= d2.amin(1, keepdim=True) + reach).nonzero()
+    block = max(1, REFINED_BLOCK // queries.shape[1])
+    exact = [(queries[i] - keys.rows[j]).square().sum(1) for i, j in (pairs.unbind(1) for pairs in near.split(block))]
+    return d2.index_put(tuple(near.unbind(1)), torch.cat(exact))
+
+
+def check_images(images: Tensor | ImageSet) -> None:
+    """Raise ``ValueError`` unless images can serve as a training set: (D, c, h, w), floating point, finite."""
     shape = getattr(images, "shape", None)
     if shape is None or len(shape) != 4 or min(shape) < 1:
         came = type(images).__name__ if shape is None else f"shape {tuple(shape)}"
         raise ValueError(f"images must be (D, c, h, w) with at least one image, one channel and one pixel: got {came}.")
-    if not isinstance(images, Tensor):
-        return
-    if images.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"images must be float32 or float64, got {images.dtype}: divide 8-bit images by 255.0 first.")
-    low, high = images.aminmax()
-    if not (low.isfinite() and high.isfinite()):
-        bad = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-        raise ValueError(
-            f"images must be finite: {len(bad)} of {len(images)} hold NaN or infinity, first image {bad[0]}."
-        )
+    looked_at = check_values(images if isinstance(images, Tensor) else images[0:CENTRE_SAMPLE])
+    low, high = (float(bound) for bound in looked_at.detach().aminmax())
     if low < -RANGE_ATOL or high > 1 + RANGE_ATOL:
         warnings.warn(
             f"images are expected in [0, 1], these run from {low:g} to {high:g}: sigma and PSNR refer to that range.",
@@ -220,13 +241,36 @@ def check_images(images: Tensor | ImageSet) -> None:
         )
 
 
-def check_same_kind(measured: Tensor, images: Tensor) -> None:
-    """Raise ``ValueError`` unless the operator keeps the dtype and the device of the images."""
+def check_values(images: Any) -> Float[Tensor, "k c h w"]:
+    """Return the images, or raise ``ValueError`` unless they are a tensor of finite float32 or float64 numbers."""
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images must be a torch tensor: got {type(images).__name__}. torch.from_numpy turns arrays.")
+    if images.dtype not in (torch.float32, torch.float64):
+        how = "images.float()" if images.is_floating_point() else "images.float() / 255 for 8-bit images"
+        raise ValueError(f"images must be float32 or float64: got {images.dtype}. Convert them, with {how}.")
+    low, high = images.aminmax()
+    if not (low.isfinite() and high.isfinite()):
+        bad = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"images must be finite: {len(bad)} of {len(images)} hold NaN or infinity, first image {bad[0]}."
+        )
+    return images
+
+
+def check_measured(physics: LinearOperator | Nonlinear, measured: Tensor, images: Tensor) -> None:
+    """Raise ``ValueError`` unless the operator keeps batch, dtype and device of the images and gives finite numbers."""
+    if measured.ndim < 2 or len(measured) != len(images):
+        raise ValueError(
+            f"{physics!r} turns {len(images)} images of {tuple(images.shape[1:])} into {tuple(measured.shape)}: it "
+            "must keep the batch, (b, c, h, w) -> (b, ...)."
+        )
     if measured.dtype != images.dtype or measured.device != images.device:
         raise ValueError(
-            f"physics.A turns images of {images.dtype} on {images.device} into {measured.dtype} on {measured.device}: "
-            "move the operator's own tensors to the dtype and device of the images."
+            f"{physics!r} turns images of {images.dtype} on {images.device} into {measured.dtype} on "
+            f"{measured.device}: move the operator's own tensors to the dtype and device of the images."
         )
+    if not measured.isfinite().all():
+        raise ValueError(f"{physics!r} turns finite images into NaN or infinity: mend the operator.")
 
 
 def check_measurements(y: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
@@ -246,16 +290,27 @@ def check_measurements(y: Tensor, shape: tuple[int, ...], dtype: torch.dtype, de
         raise ValueError(f"y must be finite: {bad} of its {y.numel()} entries are NaN or infinite.")
 
 
-def checked_sigma(sigma: float | Tensor, y: Tensor) -> Float[Tensor, " b"]:
-    """Return sigma as one number per query; raises ``ValueError`` unless it is positive, finite and of shape () or
-    (b,).
-    """
-    sigma = torch.as_tensor(sigma, dtype=torch.float64, device=y.device)
-    if sigma.ndim > 1 or sigma.numel() not in (1, len(y)):
-        raise ValueError(f"sigma must be a number or one per query, ({len(y)},): got shape {tuple(sigma.shape)}.")
+def checked_sigma(sigma: float | Tensor, count: int, device: torch.device) -> Float64[Tensor, " b"]:
+    """Return sigma as one number per query; raises ``ValueError`` unless positive, finite, of shape () or (b,)."""
+    try:
+        sigma = torch.as_tensor(sigma, dtype=torch.float64, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"sigma must be a number or one per query, ({count},): got {sigma!r}.") from None
+    if sigma.ndim > 1 or sigma.numel() not in (1, count):
+        raise ValueError(f"sigma must be a number or one per query, ({count},): got shape {tuple(sigma.shape)}.")
     if not ((sigma > 0) & sigma.isfinite()).all():
         raise ValueError(f"sigma is the noise's standard deviation, positive and finite: got {sigma.tolist()}.")
-    return sigma.expand(len(y))
+    return sigma.expand(count)
+
+
+def checked_reduction(reduction: Any) -> Reduction:
+    """Return the reduction, ``PosteriorMean()`` for ``None``; raises ``TypeError`` for what is no reduction."""
+    if reduction is None:
+        return PosteriorMean()
+    if isinstance(reduction, type) or not isinstance(reduction, Reduction):
+        came = f"the class {reduction.__name__}" if isinstance(reduction, type) else repr(reduction)
+        raise TypeError(f"reduction must be an object such as PosteriorMean() or TopSources(5): got {came}.")
+    return reduction
 
 
 def check_tolerance(tolerance: float, reduction: Reduction) -> None:
@@ -273,14 +328,32 @@ def check_tolerance(tolerance: float, reduction: Reduction) -> None:
 
 
 def _checked_chunk_size(chunk_size: int | None) -> int | None:
-    if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
+    if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size counts images, a positive integer or None: got {chunk_size!r}.")
     return chunk_size
 
 
-def _projector(pre_inverse: LinearOperator | None, measurement_shape: tuple[int, ...]):
+def _checked_memory_limit(memory_limit: int) -> int:
+    if not memory_limit > 0:
+        raise ValueError(f"memory_limit counts bytes, a positive integer: got {memory_limit!r}.")
+    return memory_limit
+
+
+def _projector(pre_inverse: LinearOperator | Nonlinear | None, measurement_shape: tuple[int, ...]):
+    """Return the projector of measurements onto Im Bᵀ, once B has shown that it takes such measurements."""
     if pre_inverse is None:
-        return lambda y: y
+        return _unchanged
     if isinstance(pre_inverse, Nonlinear):
         raise TypeError(f"pre_inverse must be linear: got {pre_inverse!r}. Noise mapped by it would not be Gaussian.")
+    try:
+        pre_inverse.A(torch.zeros(1, *measurement_shape))
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"pre_inverse must take what physics.A gives, (b, {', '.join(map(str, measurement_shape))}), and "
+            f"{pre_inverse!r} does not: {error}"
+        ) from error
     return row_space_projector(pre_inverse, measurement_shape)
+
+
+def _unchanged(y: Tensor) -> Tensor:
+    return y

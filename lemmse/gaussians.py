@@ -74,7 +74,7 @@ class DegenerateNormal(Distribution):
     The factor (not the covariance, which would square its condition number) is decomposed once, by a thin SVD in
     float64 whatever its type, and results are rounded back. Singular values up to RANK_RTOL times ``reference`` are
     zero; ``reference`` is the factor's own largest singular value unless given, as it must be where several factors are
-    to be judged alike. It also scales what counts as on the support (SUPPORT_RTOL). A factor that was *computed* in
+    to be judged alike, and scales what counts as on the support of a point (rank 0). A factor that was *computed* in
     float32 is of full rank up to that type's rounding: multiply in float64, or let :meth:`linear_image` do it.
 
     Gradients flow to the points and ``loc``, to ``factor`` through ``rsample``, and through ``log_prob`` where the
@@ -109,6 +109,7 @@ class DegenerateNormal(Distribution):
             raise ValueError("loc and factor must be finite, but hold NaN or inf")
         basis, scale, _ = torch.linalg.svd(self._factor, full_matrices=False)
         largest = scale[..., 0] if scale.shape[-1] else scale.new_zeros(scale.shape[:-1])
+        self._largest = largest
         self.reference = largest if reference is None else torch.as_tensor(reference).to(largest)
         kept = scale > RANK_RTOL * self.reference[..., None]
         self._rank = kept.sum(-1)
@@ -151,7 +152,9 @@ class DegenerateNormal(Distribution):
     @property
     def support(self) -> AffineSubspace:
         """Return the affine subspace μ + Im Σ, in float64."""
-        return AffineSubspace(self._loc, self._basis, SUPPORT_RTOL * self.reference)
+        return AffineSubspace(
+            self._loc, self._basis, SUPPORT_RTOL * self._largest.where(self._rank > 0, self.reference)
+        )
 
     @property
     def mean(self) -> Float[Tensor, "*batch d"]:
@@ -220,7 +223,7 @@ class DegenerateNormal(Distribution):
     def linear_image(self, matrix: Float[Tensor, "... e d"]) -> "DegenerateNormal":
         """Return the law N(Bμ, BΣBᵀ) of B z, for a matrix B (*batch, e, d) of any rank (S2.2).
 
-        What counts as zero in the image is measured against the largest that it could be, ‖B‖ times this reference: a
+        What counts as zero in the image is measured against the largest that it could be, ‖B‖ times this factor's: a
         direction that B cancels must not come back as rounding.
         """
         if matrix.shape[-1] != self.event_shape[0]:
@@ -232,7 +235,7 @@ class DegenerateNormal(Distribution):
         image = DegenerateNormal(
             (wide @ self._loc[..., None])[..., 0],
             wide @ self._factor,
-            reference=torch.linalg.matrix_norm(wide, 2) * self.reference,
+            reference=torch.linalg.matrix_norm(wide, 2) * self._largest,
             validate_args=self._validate_args,
         )
         image._dtype = torch.promote_types(self._dtype, matrix.dtype)

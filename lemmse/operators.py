@@ -19,8 +19,10 @@ Pseudo-inverses, Tikhonov and row spaces come from the factorisation A = U S V�
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, final
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Float32, Float64
@@ -39,6 +41,7 @@ from ._factors import (
     complex_like,
     convolve,
     on_range,
+    significant,
     transfer_function,
     unit,
 )
@@ -108,6 +111,10 @@ class LinearOperator(ABC):
     def factorisation(self, input_shape: Shape) -> Factor:
         """Return the factorisation on inputs of the given shape, without batch."""
 
+    def structured_factor(self, input_shape: Shape) -> Factor | None:
+        """Return the factorisation where it needs no dense matrix, else ``None``."""
+        return self.factorisation(input_shape)
+
 
 @final
 class Denoising(LinearOperator):
@@ -116,12 +123,12 @@ class Denoising(LinearOperator):
     shift_period = 1
 
     def A(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return x."""
-        return x
+        """Return a copy of x, so that adding noise in place spares the image."""
+        return x.clone()
 
     def A_adjoint(self, y: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return y."""
-        return y
+        """Return a copy of y."""
+        return y.clone()
 
     @property
     def diagonal(self) -> Float64[Tensor, ""]:
@@ -154,7 +161,7 @@ class _PixelwiseProduct(LinearOperator):
 
     def A(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return the product with the diagonal."""
-        _check_size(self, x, tuple(self.diagonal.shape))
+        _check_size(self, x.shape[1:], tuple(self.diagonal.shape))
         return x * self.diagonal.to(x)
 
     def A_adjoint(self, y: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -167,6 +174,7 @@ class _PixelwiseProduct(LinearOperator):
 
     def factorisation(self, input_shape: Shape) -> Factor:
         """Return the factorisation in the pixel basis."""
+        _check_size(self, input_shape, tuple(self.diagonal.shape))
         return PixelFactor(self.diagonal.double(), input_shape)
 
 
@@ -224,6 +232,7 @@ class Blur(LinearOperator):
 
     def A(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return h * x."""
+        _check_image(self, x.shape[1:])
         return convolve(self._symbol(x.shape), x)
 
     def A_adjoint(self, y: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -240,6 +249,7 @@ class Blur(LinearOperator):
 
     def factorisation(self, input_shape: Shape) -> Factor:
         """Return the factorisation in the Fourier basis."""
+        _check_image(self, input_shape)
         return FourierFactor(self._symbol(input_shape), input_shape[0])
 
     def _symbol(self, shape: Shape) -> Tensor:
@@ -266,7 +276,7 @@ class Downsampling(LinearOperator):
 
     def A(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         """Return ↓(h * x)."""
-        self._check_divides(x.shape)
+        self._check_divides(tuple(x.shape[1:]))
         return convolve(self._symbol(x.shape), x)[..., :: self.factor, :: self.factor]
 
     def A_adjoint(self, y: Float[Tensor, "b c h2 w2"]) -> Float[Tensor, "b c h w"]:
@@ -290,6 +300,7 @@ class Downsampling(LinearOperator):
         return AliasedFactor(self._symbol(input_shape), self.factor, input_shape[0])
 
     def _check_divides(self, shape: Shape) -> None:
+        _check_image(self, shape)
         if shape[-2] % self.factor or shape[-1] % self.factor:
             raise ValueError(
                 f"Downsampling({self.factor}) needs image sides that are multiples of {self.factor}: got "
@@ -318,12 +329,14 @@ class FourierSampling(LinearOperator):
 
     def A(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 m"]:
         """Return the sampled spectrum, real parts then imaginary parts."""
-        _check_size(self, x, tuple(self.mask.shape))
+        _check_size(self, x.shape[1:], tuple(self.mask.shape))
         spectrum = torch.fft.fft2(x, norm="ortho")[..., self._sampled.to(x.device)]
         return torch.cat([spectrum.real, spectrum.imag], dim=1)
 
     def A_adjoint(self, y: Float[Tensor, "b c2 m"]) -> Float[Tensor, "b c h w"]:
         """Return the real part of the zero-filled image."""
+        if y.ndim != 3 or y.shape[1] % 2 or y.shape[2] != int(self.mask.sum()):
+            raise ValueError(f"{self!r} gives measurements (b, 2c, {int(self.mask.sum())}): got {tuple(y.shape)}.")
         real, imaginary = y.chunk(2, dim=1)
         spectrum = torch.zeros(*real.shape[:2], *self.mask.shape, dtype=complex_like(y[:0], y).dtype, device=y.device)
         spectrum[..., self._sampled.to(y.device)] = torch.complex(real, imaginary)
@@ -361,12 +374,12 @@ class Matrix(LinearOperator):
 
     def A(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Return the product with the matrix."""
-        _check_shape(self, x, self._input_shape)
+        _check_shape(self, x.shape[1:], self._input_shape)
         return (x.flatten(1) @ self.matrix.T.to(x)).unflatten(1, self._output_shape)
 
     def A_adjoint(self, y: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Return the product with the transposed matrix."""
-        _check_shape(self, y, self._output_shape)
+        _check_shape(self, y.shape[1:], self._output_shape)
         return (y.flatten(1) @ self.matrix.to(y)).unflatten(1, self._input_shape)
 
     def input_shape(self, output_shape: Shape) -> Shape:
@@ -375,7 +388,12 @@ class Matrix(LinearOperator):
 
     def factorisation(self, input_shape: Shape) -> Factor:
         """Return the SVD, computed once."""
+        _check_shape(self, input_shape, self._input_shape)
         return self._svd
+
+    def structured_factor(self, input_shape: Shape) -> None:
+        """Return ``None``: a matrix has no structure."""
+        return
 
     @cached_property
     def _svd(self) -> Factor:
@@ -389,15 +407,15 @@ class Matrix(LinearOperator):
 class Compose(LinearOperator):
     """``outer`` after ``inner``. The pseudo-inverse is the true one: (AB)⁺, which is not B⁺A⁺ in general.
 
-    Two operators that share a basis (pixels, or frequencies) are factored there; else the dense matrix is, up to
-    DENSE_LIMIT entries, once per image shape; beyond, ``A_dagger`` raises ``ValueError`` that says the size.
+    Two masks, two convolutions, a downsampling after a convolution, and anything beside the identity are factored in
+    the basis that they share. Everything else is factored as a dense matrix, once per image shape, up to DENSE_LIMIT
+    entries; beyond, ``A_dagger`` raises ``ValueError`` that says the size.
     """
 
     def __init__(self, outer: Any, inner: Any):
         self.outer, self.inner = as_operator(outer), as_operator(inner)
         for operator in (self.outer, self.inner):
             _require_linear(operator, "Compose")
-        self._dense_factor = lru_cache(maxsize=4)(self._factor_densely)
 
     def A(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Return outer(inner(x))."""
@@ -436,14 +454,20 @@ class Compose(LinearOperator):
 
     def factorisation(self, input_shape: Shape) -> Factor:
         """Return the factorisation in a shared basis, or the dense one."""
-        middle = _output_shape(self.inner, input_shape)
-        shared = None
-        if not _needs_dense(self.inner) and not _needs_dense(self.outer):
-            shared = self.outer.factorisation(middle).after(self.inner.factorisation(input_shape))
-        return self._dense_factor(tuple(input_shape)) if shared is None else shared
+        shared = self.structured_factor(input_shape)
+        return shared if shared is not None else _dense_factor(self, tuple(input_shape))
 
-    def _factor_densely(self, input_shape: Shape) -> Factor:
-        return DenseFactor(dense_matrix(self, input_shape), input_shape, _output_shape(self, input_shape))
+    def structured_factor(self, input_shape: Shape) -> Factor | None:
+        """Return the factorisation in a shared basis, else ``None``."""
+        inner = self.inner.structured_factor(input_shape)
+        if inner is None:
+            return None
+        outer = self.outer.structured_factor(_output_shape(self.inner, input_shape))
+        return None if outer is None else outer.after(inner)
+
+    def largest_product(self, input_shape: Shape) -> float:
+        """Return ‖outer‖ ‖inner‖, roughly: what the rounding errors of the product are measured by."""
+        return _norm(self.outer, _output_shape(self.inner, input_shape)) * _norm(self.inner, input_shape)
 
     def __repr__(self) -> str:
         return f"Compose({self.outer!r}, {self.inner!r})"
@@ -461,7 +485,7 @@ class Nonlinear:
     def __init__(self, function: Callable[[Tensor], Tensor]):
         self.function = function
 
-    def A(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b ..."]:
+    def A(self, x: Float[Tensor, "b c h w"]) -> Tensor:
         """Return function(x)."""
         return self.function(x)
 
@@ -482,7 +506,6 @@ class _Undeclared(LinearOperator):
 
     def __init__(self, physics: Any):
         self.physics = physics
-        self._dense_factor = lru_cache(maxsize=4)(self._factor_densely)
 
     @property
     def shift_period(self) -> int | None:
@@ -515,10 +538,19 @@ class _Undeclared(LinearOperator):
         """Return the declared diagonal, or the SVD of the dense matrix, computed once per shape."""
         if self.diagonal is not None:
             return PixelFactor(self.diagonal.double(), input_shape)
-        return self._dense_factor(tuple(input_shape))
+        return _dense_factor(self, tuple(input_shape))
 
-    def _factor_densely(self, input_shape: Shape) -> Factor:
-        return DenseFactor(dense_matrix(self, input_shape), input_shape, _output_shape(self, input_shape))
+    def structured_factor(self, input_shape: Shape) -> Factor | None:
+        """Return the declared diagonal, else ``None``."""
+        return None if self.diagonal is None else self.factorisation(input_shape)
+
+    def spectrum(self, h: int, w: int) -> None:
+        """Return ``None``: an operator that may mix or drop channels need not be normal."""
+        return
+
+    def largest_product(self, input_shape: Shape) -> float:
+        """Return 0: its rounding errors are measured by its own largest singular value."""
+        return 0.0
 
     def __repr__(self) -> str:
         return repr(self.physics)
@@ -568,7 +600,7 @@ class _PreInverse(LinearOperator):
     def gram_symbol(self, h: int, w: int) -> Float64[Tensor, "h w"] | None:
         """Return g(s)² where AᵀA is circulant with the symbol s²."""
         spectrum = self.physics.spectrum(h, w)
-        return None if spectrum is None else on_range(self._gain, spectrum).square()
+        return None if spectrum is None else on_range(self._gain, spectrum, significant(spectrum)).square()
 
     def input_shape(self, output_shape: Shape) -> Shape:
         """Return the shape of the measurements of images of the given shape."""
@@ -577,6 +609,11 @@ class _PreInverse(LinearOperator):
     def factorisation(self, input_shape: Shape) -> Factor:
         """Return the transposed factorisation of the forward operator."""
         return self.physics.factorisation(self.physics.input_shape(input_shape)).transpose(self._gain)
+
+    def structured_factor(self, input_shape: Shape) -> Factor | None:
+        """Return the transposed factorisation where that of the forward operator needs no dense matrix."""
+        structured = self.physics.structured_factor(self.physics.input_shape(input_shape))
+        return None if structured is None else structured.transpose(self._gain)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.physics!r})"
@@ -613,8 +650,10 @@ class Tikhonov(_PreInverse):
     """
 
     def __init__(self, physics: Any, weight: float):
-        if not weight > 0:
-            raise ValueError(f"Tikhonov needs weight > 0, got {weight}. For weight = 0 use PseudoInverse(physics).")
+        if not 0 < weight < float("inf"):
+            raise ValueError(
+                f"Tikhonov needs a finite weight > 0, got {weight}. For weight = 0 use PseudoInverse(physics)."
+            )
         super().__init__(physics)
         self.weight = float(weight)
 
@@ -660,12 +699,20 @@ def dense_matrix(operator: LinearOperator, input_shape: Shape) -> Float64[Tensor
     return torch.cat(columns).T.contiguous()
 
 
-def row_space_projector(pre_inverse: LinearOperator, measurement_shape: Shape) -> Callable[[Tensor], Tensor]:
-    """Return Π, the orthogonal projector of measurement space onto Im Bᵀ = (ker B)^⊥, as a function of batches
-    (S3.1).
-    """
-    factor = pre_inverse.factorisation(tuple(measurement_shape))
-    return lambda y: factor.backward(unit, factor.forward(unit, y))
+@dataclass(frozen=True)
+class RowSpaceProjector:
+    """Π, the orthogonal projector of inputs onto the row space Im Bᵀ = (ker B)^⊥ of an operator B (S3.1)."""
+
+    factor: Factor
+
+    def __call__(self, y: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Return Π y of every input of the batch."""
+        return self.factor.backward(unit, self.factor.forward(unit, y))
+
+
+def row_space_projector(pre_inverse: LinearOperator, measurement_shape: Shape) -> RowSpaceProjector:
+    """Return the projector onto Im Bᵀ for measurements of the given shape (without batch)."""
+    return RowSpaceProjector(pre_inverse.factorisation(tuple(measurement_shape)))
 
 
 def rank(operator: LinearOperator, input_shape: Shape) -> int:
@@ -673,14 +720,36 @@ def rank(operator: LinearOperator, input_shape: Shape) -> int:
     return operator.factorisation(tuple(input_shape)).rank
 
 
+_dense_factors: WeakKeyDictionary[LinearOperator, dict[Shape, DenseFactor]] = WeakKeyDictionary()
+"""Dense factorisations, one per operator and shape, for as long as the operator lives."""
+
+
+def _dense_factor(operator: "Compose | _Undeclared", input_shape: Shape) -> DenseFactor:
+    """Return the SVD of the dense matrix of an operator, computed once."""
+    factors = _dense_factors.setdefault(operator, {})
+    if input_shape not in factors:
+        matrix = dense_matrix(operator, input_shape)
+        factors[input_shape] = DenseFactor(
+            matrix, input_shape, _output_shape(operator, input_shape), reference=operator.largest_product(input_shape)
+        )
+    return factors[input_shape]
+
+
+def _norm(operator: LinearOperator, input_shape: Shape) -> float:
+    """Return the largest singular value of an operator, roughly: from below, by 20 steps of power iteration."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, *input_shape, generator=generator, dtype=torch.float64)
+    length = 0.0
+    for _ in range(20):
+        x = x / x.norm().clamp_min(torch.finfo(x.dtype).tiny)
+        x = _apply_in_own_dtype(operator.A_adjoint, _apply_in_own_dtype(operator.A, x)).double()
+        length = float(x.norm())
+    return length**0.5
+
+
 def _declares_identity(operator: LinearOperator) -> bool:
     diagonal = operator.diagonal
     return diagonal is not None and diagonal.ndim == 0 and float(diagonal) == 1.0
-
-
-def _needs_dense(operator: LinearOperator) -> bool:
-    """Return whether a factorisation would be dense anyway, so that composing factors saves nothing."""
-    return isinstance(operator, Matrix | _Undeclared) and operator.diagonal is None
 
 
 def _output_shape(operator: LinearOperator, input_shape: Shape) -> Shape:
@@ -702,18 +771,24 @@ def _require_linear(operator: LinearOperator | Nonlinear, asked: str) -> None:
         )
 
 
-def _check_size(operator: LinearOperator, x: Tensor, size: Shape) -> None:
-    if tuple(x.shape[-2:]) != size:
+def _check_image(operator: LinearOperator, shape: Shape) -> None:
+    if len(shape) != 3:
+        raise ValueError(f"{operator!r} takes images (c, h, w): got a batch of {tuple(shape)}.")
+
+
+def _check_size(operator: LinearOperator, shape: Shape, size: Shape) -> None:
+    _check_image(operator, shape)
+    if tuple(shape[-2:]) != size:
         raise ValueError(
-            f"{operator!r} has a mask of {size[0]} × {size[1]} pixels, the image has {x.shape[-2]} × {x.shape[-1]}: "
+            f"{operator!r} has a mask of {size[0]} × {size[1]} pixels, the image has {shape[-2]} × {shape[-1]}: "
             "make the mask (h, w) as large as the image."
         )
 
 
-def _check_shape(operator: LinearOperator, x: Tensor, shape: Shape) -> None:
-    if tuple(x.shape[1:]) != shape:
+def _check_shape(operator: LinearOperator, shape: Shape, wanted: Shape) -> None:
+    if tuple(shape) != wanted:
         raise ValueError(
-            f"{operator!r} was given a batch of {tuple(x.shape[1:])}; it takes (b, {', '.join(map(str, shape))})."
+            f"{operator!r} was given a batch of {tuple(shape)}; it takes (b, {', '.join(map(str, wanted))})."
         )
 
 
@@ -732,6 +807,7 @@ def _binary_mask(mask: Tensor, asked: str) -> Float[Tensor, "h w"]:
 
 
 def _kernel(psf: Tensor, asked: str) -> Float[Tensor, "kh kw"]:
+    psf = torch.as_tensor(psf)
     if psf.ndim != 2 or not psf.isfinite().all() or not psf.abs().sum() > 0:
         raise ValueError(
             f"{asked} needs a finite psf of shape (kh, kw) that is not all zero: got shape {tuple(psf.shape)}."

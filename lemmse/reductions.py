@@ -186,28 +186,46 @@ class Sources:
 
 
 def _normalise(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return weights, peak, mass and the log-weights relative to the peak, clamped at LOG_WEIGHT_FLOOR (S12.2)."""
+    """Return weights, peak, mass and the log-weights relative to the peak, clamped at LOG_WEIGHT_FLOOR (S12.2).
+
+    A row of nothing but -inf has no admissible atom: its mass is 0 and so are its weights.
+    """
     peak = log_weights.amax(1).detach()
-    relative = (log_weights - peak[:, None]).clamp_min(LOG_WEIGHT_FLOOR)
-    u = relative.exp()
+    relative = (log_weights - _or_zero(peak)[:, None]).clamp_min(LOG_WEIGHT_FLOOR)
+    u = relative.exp() * peak.isfinite()[:, None]
     mass = u.sum(1)
-    return u / mass[:, None], peak, mass, relative
+    return u / mass.where(mass > 0, 1.0)[:, None], peak, mass, relative
+
+
+def _or_zero(peak: Tensor) -> Tensor:
+    """Return the peak as a finite reference, also where there is none."""
+    return peak.where(peak.isfinite(), 0.0)
 
 
 def _combine(peak_1: Tensor, mass_1: Tensor, peak_2: Tensor, mass_2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return peak and mass of a union, and the shares (a, b) of its two parts; an empty part has share 0."""
     peak = torch.maximum(peak_1, peak_2)
-    reference = torch.where(peak.isneginf(), torch.zeros_like(peak), peak)
+    reference = _or_zero(peak)
     part_1 = mass_1 * _flushed_exp(peak_1 - reference)
     part_2 = mass_2 * _flushed_exp(peak_2 - reference)
     mass = part_1 + part_2
-    total = torch.where(mass == 0, torch.ones_like(mass), mass)
+    total = mass.where(mass > 0, 1.0)
     return peak, mass, part_1 / total, part_2 / total
 
 
 def _flushed_exp(t: Tensor) -> Tensor:
     """Return exp(t), and 0 below LOG_WEIGHT_FLOOR: shares multiply whole images and must not be subnormal."""
-    return torch.where(t < LOG_WEIGHT_FLOOR, torch.zeros_like(t), t.clamp_min(LOG_WEIGHT_FLOOR).exp())
+    return t.clamp_min(LOG_WEIGHT_FLOOR).exp().where(t >= LOG_WEIGHT_FLOOR, 0.0)
+
+
+def _log(share: Tensor) -> Tensor:
+    """Return ln of a share, -inf of none; its gradient there is 0, where that of ``log`` alone would make NaN."""
+    return share.where(share > 0, 1.0).log().where(share > 0, -torch.inf)
+
+
+def _surprise(share: Tensor) -> Tensor:
+    """Return -a ln a, 0 of none, with a gradient that is finite everywhere."""
+    return -share * share.where(share > 0, 1.0).log()
 
 
 def _column(x: Float[Tensor, " q"], like: Tensor) -> Tensor:
@@ -306,8 +324,9 @@ class PosteriorMoments:
         mean = term.values.weighted_sum(weights)
         variance = (term.values.weighted_sum_of_squares(weights) - mean.square()).clamp_min(0)
         original = relative if term.log_multiplicity is None else relative - term.log_multiplicity
-        entropy = mass.log() - (weights * original).sum(1)  # H = L - E_w[ℓ - ln m], S12.1
-        log_max_weight = original.amax(1) - mass.log()
+        log_mass = mass.where(mass > 0, 1.0).log()
+        entropy = log_mass - (weights * original).sum(1)  # H = L - E_w[ℓ - ln m], S12.1
+        log_max_weight = original.amax(1) - log_mass
         residual = (weights * term.squared_distances).sum(1)
         chunk = _MomentsState(peak, mass, mean, variance, entropy, log_max_weight, residual)
         return self.merge(state, chunk)
@@ -322,8 +341,8 @@ class PosteriorMoments:
             mass,
             a_x * state_1.mean + b_x * state_2.mean,
             a_x * state_1.variance + b_x * state_2.variance + spread,
-            a * state_1.entropy + b * state_2.entropy + torch.special.entr(a) + torch.special.entr(b),
-            torch.maximum(state_1.log_max_weight + a.log(), state_2.log_max_weight + b.log()),
+            a * state_1.entropy + b * state_2.entropy + _surprise(a) + _surprise(b),
+            torch.maximum(state_1.log_max_weight + _log(a), state_2.log_max_weight + _log(b)),
             a * state_1.mean_squared_residual + b * state_2.mean_squared_residual,
         )
 
@@ -406,7 +425,8 @@ class TopImages:
         _, peak, mass, _ = _normalise(term.log_weights)
         atoms = term.log_weights.unflatten(1, (-1, term.atoms_per_image))
         top = atoms.amax(2)
-        log_weights = top.double() + (atoms - top[..., None]).clamp_min(LOG_WEIGHT_FLOOR).exp().sum(2).log().double()
+        relative = (atoms - _or_zero(top)[..., None]).clamp_min(LOG_WEIGHT_FLOOR)
+        log_weights = top.double() + relative.exp().sum(2).log().double()
         index = _heaviest_indices(log_weights, self.k)
         chunk = _TopState(peak, mass, log_weights.gather(1, index), term.first_image + index, torch.zeros_like(index))
         return self.merge(state, chunk)
@@ -421,10 +441,9 @@ class TopImages:
 
 
 def _check_k(reduction: TopSources | TopImages) -> None:
-    if not isinstance(reduction.k, int) or reduction.k < 1:
-        raise ValueError(
-            f"{type(reduction).__name__}(k) lists the k heaviest, k a positive integer: got k={reduction.k!r}."
-        )
+    k = reduction.k
+    if isinstance(k, bool) or not hasattr(k, "__index__") or k < 1:
+        raise ValueError(f"{type(reduction).__name__}(k) lists the k heaviest, k a positive integer: got k={k!r}.")
 
 
 def _refuse_merged(reduction: TopSources | TopImages, term: Term) -> None:
@@ -465,7 +484,7 @@ def _merge_lists(state_1: _TopState, state_2: _TopState, k: int) -> _TopState:
 
 
 def _sources(state: _TopState, layout: Layout, *, has_pixels: bool) -> Sources:
-    weight = (state.log_weights - state.peak[:, None]).exp() / state.mass[:, None]
+    weight = (state.log_weights - _or_zero(state.peak)[:, None]).exp() / state.mass[:, None]
     shape = (*layout.query_shape, state.image.shape[1])
     return Sources(
         image=state.image.reshape(shape),

@@ -1,14 +1,22 @@
 """Shapes in signatures are checked in every test; one thread per worker, so that parallel runs do not fight."""
 
-from jaxtyping import install_import_hook
+import jaxtyping
 
 # before anything imports lemmse
-install_import_hook("lemmse", "typechecker.check")
+jaxtyping.install_import_hook("lemmse", "typechecker.check")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """Users do not run the checker of shapes: what they get is the package's own errors."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -77,6 +77,8 @@ FORWARD = {
     "downsampling of a blur": le.Compose(le.Downsampling(3), le.Blur(GAUSSIAN)),
     "a mask of denoising": le.Compose(le.Inpainting(MASK), le.Denoising()),
     "matrix of a downsampling": le.Compose(le.Matrix(random_matrix(5, 12), (2, 2, 3), (5,)), le.Downsampling(3)),
+    "blurred frequencies": le.Compose(le.FourierSampling(FREQUENCIES), le.Blur(GAUSSIAN)),
+    "down and up again": le.Compose(le.Adjoint(le.Downsampling(3)), le.Downsampling(3)),
     "epsilon inverse": le.EpsilonInverse(MASK, 1e-3),
 }
 FORWARD["another library's"] = le.Compose(le.Denoising(), LikeDeepinv(MASK))

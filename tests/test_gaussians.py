@@ -521,3 +521,13 @@ def test_docstring_examples():
     result = doctest.testmod(lemmse.gaussians)
     assert result.attempted >= 6
     assert result.failed == 0
+
+
+def test_a_chain_of_images_forgets_what_it_was_measured_by():
+    """Stretch by 10⁶, shrink by as much, flatten: the line left has deviation 1, and what is off it is off it."""
+    stretched = DegenerateNormal(torch.zeros(2).double(), torch.eye(2).double())
+    for diagonal in ([1e6, 1.0], [1e-6, 1.0], [1.0, 0.0]):
+        stretched = stretched.linear_image(torch.diag(torch.tensor(diagonal, dtype=torch.float64)))
+    assert int(stretched.rank) == 1
+    assert stretched.log_prob(torch.tensor([0.0, 0.5], dtype=torch.float64)) == -math.inf
+    assert stretched.log_prob(torch.tensor([0.5, 0.0], dtype=torch.float64)).isfinite()

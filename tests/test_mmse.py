@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
@@ -306,11 +307,13 @@ class LazyImages:
     """An image set that is made on demand."""
 
     def __init__(self, images):
-        self.images, self.shape, self.largest = images, tuple(images.shape), 0
+        self.images, self.shape = images, tuple(images.shape)
+        self.largest = self.made = 0
 
     def __getitem__(self, index):
         chosen = self.images[index]
         self.largest = max(self.largest, len(chosen))
+        self.made += len(chosen)
         return chosen
 
 
@@ -320,9 +323,10 @@ def test_images_made_on_demand_give_the_same_answer_and_are_never_all_in_memory(
     y = measured(images, physics, generator)
     estimator = le.MMSE(lazy, physics, chunk_size=7)
     assert lazy.largest == le.estimators.CENTRE_SAMPLE < len(images)
-    lazy.largest = 0
+    lazy.largest = lazy.made = 0
     got, wanted = estimator(y, sigma=SIGMA), le.MMSE(images, physics)(y, sigma=SIGMA)
     assert lazy.largest == 7
+    assert lazy.made == len(images)  # every image once a call
     torch.testing.assert_close(got.mean, wanted.mean, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(got.log_partition, wanted.log_partition, rtol=1e-12, atol=1e-12)
 
@@ -345,6 +349,43 @@ def test_float32_is_close_to_float64(generator):
     single = le.MMSE(images.float(), le.Denoising())(y.float(), sigma=0.02)
     torch.testing.assert_close(single.log_partition.double(), double.log_partition, rtol=0, atol=5e-3)
     assert (le.metrics.psnr(single.mean.double(), double.mean) > 80).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_near_neighbours_at_a_small_sigma(dtype, generator):
+    """Halfway between two images that are very near each other, both weights are a half: 3072 numbers, float32 too."""
+    x = 0.2 + 0.6 * torch.rand(1, 3, 32, 32, generator=generator, dtype=torch.float64)
+    difference = 0.05 * torch.randn(1, 3, 32, 32, generator=generator, dtype=torch.float64).clamp(-3, 3)
+    others = torch.rand(20, 3, 32, 32, generator=generator, dtype=torch.float64)
+    images = torch.cat([others, x - difference, x + difference]).to(dtype)
+    y = (images[20:21] + images[21:22]) / 2
+    for sigma in (0.003, 0.01, 0.05):
+        top = le.MMSE(images, le.Denoising(), chunk_size=21)(y, sigma=sigma, reduction=le.TopSources(2))
+        torch.testing.assert_close(top.weight, torch.full((1, 2), 0.5, dtype=dtype), rtol=0, atol=0.02)
+        plain = le.MMSE(images.double(), le.Denoising())(y.double(), sigma=sigma).log_partition
+        refined = le.MMSE(images, le.Denoising())(y, sigma=sigma).log_partition
+        torch.testing.assert_close(refined.double(), plain, rtol=1e-5, atol=1e-3)
+
+
+def test_every_number_has_a_gradient(generator):
+    """Autograd reaches every field of Moments, also through the first merge with nothing."""
+    images = training_set()
+    y = measured(images, le.Denoising(), generator).requires_grad_()
+    moments = le.MMSE(images, le.Denoising(), chunk_size=4)(y, sigma=SIGMA, reduction=le.PosteriorMoments())
+    for name, value in vars(moments).items():
+        if name != "error_bound":
+            (gradient,) = torch.autograd.grad(value.sum(), y, retain_graph=True)
+            assert gradient.isfinite().all(), name
+            assert gradient.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_estimators_travel_to_other_processes(name, generator):
+    images, physics = training_set(), FORWARD[name]
+    y = measured(images, physics, generator)
+    estimator = le.MMSE(images, physics, pre_inverse=le.PseudoInverse(physics))
+    copied = pickle.loads(pickle.dumps(estimator))
+    assert torch.equal(copied(y, sigma=SIGMA).mean, estimator(y, sigma=SIGMA).mean)
 
 
 def test_calls_do_not_mutate(generator):
@@ -406,11 +447,23 @@ Y = torch.rand(2, *IMAGE, dtype=torch.float64)
     [
         (lambda: le.MMSE(IMAGES[0], le.Denoising()), r"\(D, c, h, w\)"),
         (lambda: le.MMSE(IMAGES[:0], le.Denoising()), "at least one image"),
-        (lambda: le.MMSE((IMAGES * 255).to(torch.uint8), le.Denoising()), r"255\.0"),
+        (lambda: le.MMSE((IMAGES * 255).to(torch.uint8), le.Denoising()), "/ 255"),
+        (lambda: le.MMSE(IMAGES.half(), le.Denoising()), r"float16.*images\.float\(\)"),
+        (lambda: le.MMSE(LazyImages(IMAGES.half()), le.Denoising()), "float16"),
+        (lambda: le.MMSE(LazyImages(IMAGES.numpy()), le.Denoising()), "from_numpy"),
+        (lambda: le.MMSE(LazyImages(IMAGES.where(IMAGES > 0.1, torch.nan)), le.Denoising()), "NaN"),
         (lambda: le.MMSE(IMAGES.where(IMAGES > 0.1, torch.nan), le.Denoising()), "NaN"),
         (lambda: le.MMSE(IMAGES, le.Inpainting(MASK.T)), "9 × 6"),
         (lambda: le.MMSE(IMAGES, le.Nonlinear(lambda x: x.float())), "float32"),
+        (lambda: le.MMSE(IMAGES, le.Nonlinear(lambda x: x.sum())), "keep the batch"),
+        (lambda: le.MMSE(IMAGES, le.Nonlinear(lambda x: x / 0)), "NaN or infinity"),
         (lambda: le.MMSE(IMAGES, le.Denoising(), chunk_size=0), "chunk_size"),
+        (lambda: le.MMSE(IMAGES, le.Denoising(), memory_limit=0), "memory_limit"),
+        (lambda: le.MMSE(IMAGES, le.Denoising(), pre_inverse=le.Inpainting(MASK.T)), "must take.*9 × 6"),
+        (lambda: le.MMSE(IMAGES, le.Denoising(), pre_inverse=le.Inpainting(MASK[:1])), "must take.*1 × 9"),
+        (lambda: le.MMSE(IMAGES, FORWARD["fourier sampling"], pre_inverse=le.Blur(BOX[:1])), "must take"),
+        (lambda: le.MMSE(IMAGES, le.Denoising(), pre_inverse=le.Adjoint(FORWARD["fourier sampling"])), "must take"),
+        (lambda: le.MMSE(IMAGES, le.Denoising(), pre_inverse=le.Matrix(torch.eye(5), (5,), (5,))), "must take"),
         (lambda: le.MMSE(IMAGES, le.Denoising())(Y[0], sigma=1.0), r"y\[None\]"),
         (lambda: le.MMSE(IMAGES, le.Denoising())(Y[:, :1], sigma=1.0), "shape of physics"),
         (lambda: le.MMSE(IMAGES, le.Denoising())(Y.mT, sigma=1.0), "shape of physics"),
@@ -429,9 +482,15 @@ Y = torch.rand(2, *IMAGE, dtype=torch.float64)
         ),
     ],
 )
-def test_bad_input(call, says):
+def test_bad_input(call, says, unchecked_shapes):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+@pytest.mark.parametrize("reduction", [le.PosteriorMean, 3])
+def test_something_that_is_no_reduction(reduction):
+    with pytest.raises(TypeError, match="an object such as"):
+        le.estimators.checked_reduction(reduction)
 
 
 def test_a_nonlinear_pre_inverse():

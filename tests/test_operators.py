@@ -169,6 +169,45 @@ def test_another_librarys_operator_is_accepted_unchanged(generator):
     assert max(penrose_defects(A, P)) < 1e-9
 
 
+class Gray:
+    """Another library's mean of the channels: it commutes with shifts and says so, but it is not normal."""
+
+    shift_period, diagonal = 1, None
+
+    def A(self, x):
+        return x.sum(1, keepdim=True)
+
+    def A_adjoint(self, y):
+        return y.expand(-1, 3, -1, -1)
+
+    def gram_symbol(self, h, w):
+        return torch.full((h, w), 3.0, dtype=torch.float64)
+
+
+def test_a_declared_symbol_is_not_passed_on_where_channels_mix():
+    """For B = Aᵀ the matrix B Bᵀ couples the channels: no symbol may be claimed for it."""
+    for B in (le.Adjoint(Gray()), le.PseudoInverse(Gray()), le.Tikhonov(Gray(), 0.1)):
+        assert B.gram_symbol(H, W) is None
+        assert rank(B, (1, H, W)) == H * W
+
+
+def test_a_product_that_vanishes_has_rank_zero(generator):
+    """The mean is blurred to a constant, then the constant is removed: only rounding is left, and it has no rank."""
+    n = H * W
+    centring = le.Matrix(torch.eye(n, dtype=torch.float64) - 1 / n, (1, H, W), (1, H, W))
+    nothing = le.Compose(centring, le.Blur(torch.full((H, W), 1 / n, dtype=torch.float64)))
+    assert rank(nothing, (1, H, W)) == 0
+    y = torch.rand(2, 1, H, W, generator=generator, dtype=torch.float64)
+    assert (nothing.A_dagger(y) == 0).all()
+
+
+def test_adding_noise_in_place_spares_the_image():
+    x = torch.rand(1, *IMAGE)
+    y, kept = le.Denoising().A(x), x.clone()
+    y += 1
+    assert torch.equal(x, kept)
+
+
 def test_nonlinear_is_forward_only(generator):
     physics = le.Nonlinear(torch.square)
     x = torch.rand(2, *IMAGE, generator=generator)
@@ -233,6 +272,8 @@ def test_masks(generator):
         (lambda: le.Matrix(random_matrix(3, 4), (5,), (3,)), "3 × 5"),
         (lambda: le.Matrix(random_matrix(3, 4), (4,), (3,)).A(torch.rand(2, 5)), "takes"),
         (lambda: le.Tikhonov(le.Denoising(), 0.0), "weight > 0"),
+        (lambda: le.PseudoInverse(le.Inpainting(MASK[:, :1])).A(torch.rand(1, *IMAGE)), "6 × 1"),
+        (lambda: FORWARD["fourier sampling"].A_adjoint(torch.rand(1, 4, 3)), "measurements"),
         (lambda: le.PseudoInverse(le.Matrix(torch.ones(4097, 4097), (4097,), (4097,))).A(torch.rand(1, 4097)), "4097"),
         (lambda: le.center_mask(4, 5, side=6), "does not fit"),
         (lambda: le.random_mask(4, 5, keep=1.5), "between 0 and 1"),

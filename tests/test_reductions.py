@@ -158,6 +158,40 @@ def test_sources_name_image_and_pixel_and_top_images_add_up(seed, cuts, k):
     assert images.pixel is None
 
 
+def test_shards_that_split_an_image_keep_the_order_of_pixels():
+    """Ties within one image, met in the wrong order: the lowest pixel comes first."""
+    d2 = torch.zeros(Q, 1, P, dtype=torch.float64)
+    values = torch.rand(1, P, 2, dtype=torch.float64)
+    layout = Layout((Q,), (2,), torch.float64, torch.device("cpu"), has_pixels=True)
+    shards = [
+        Term(-d2[:, 0, part], d2[:, 0, part], ArrayValues(values[0, part]), first_image=5, pixels=PIXELS[part])
+        for part in ([2, 3], [0, 1])
+    ]
+    sources = reduce(shards, le.TopSources(3), layout)
+    assert sources.pixel.tolist() == [PIXELS[:3].tolist()] * Q
+    assert sources.image.tolist() == [[5] * 3] * Q
+
+
+@pytest.mark.parametrize("reduction", [le.PosteriorMean(), le.PosteriorMoments(), le.TopSources(3), le.TopImages(3)])
+def test_a_chunk_without_admissible_atoms_changes_nothing(reduction):
+    """Log-weights of -inf, for some queries or for all of a chunk."""
+    d2, values = problem(10)
+    chunks = terms(d2, values, [4])
+    nothing = Term(torch.full_like(d2, -torch.inf), d2, ArrayValues(values), first_image=D)
+    wanted = vars(reduce(chunks, reduction, LAYOUT))
+    for order in ([*chunks, nothing], [nothing, *chunks]):
+        for name, value in vars(reduce(order, reduction, LAYOUT)).items():
+            if value is not None:
+                torch.testing.assert_close(value, wanted[name], rtol=1e-13, atol=1e-13, msg=name)
+    half = chunks[1].log_weights.clone()
+    half[0] = -torch.inf
+    mixed = [chunks[0], Term(half, chunks[1].squared_distances, chunks[1].values, first_image=4)]
+    alone = reduce(chunks[:1], le.PosteriorMean(), LAYOUT)
+    both = reduce(mixed, le.PosteriorMean(), LAYOUT)
+    torch.testing.assert_close(both.mean[0], alone.mean[0], rtol=1e-13, atol=1e-13)
+    assert (both.mean[1] - alone.mean[1]).norm() > 1e-3
+
+
 def test_layout_puts_channels_after_the_batch():
     layout = Layout((2, 3, 5), (4,), torch.float64, torch.device("cpu"))
     flat = torch.arange(2.0 * 3 * 5 * 4, dtype=torch.float64).reshape(30, 4)
