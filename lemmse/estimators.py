@@ -11,7 +11,6 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ._progress import progress
-from ._types import LOG_WEIGHT_FLOOR
 from .operators import LinearOperator, Nonlinear, as_operator, rank, row_space_projector
 from .reductions import ArrayValues, Layout, Moments, Posterior, PosteriorMean, Reduction, Sources, Term, reduce
 
@@ -26,8 +25,11 @@ PAIR_ENTRIES = 20
 REFINED_BLOCK = 2**22
 """Numbers of differences that are held at once when distances are computed anew."""
 
-REFINED_LOG_WEIGHT = 1e-4
+REFINED_LOG_WEIGHT = 1e-3
 """Where rounding could move a log-weight by more than this many nats, distances near the smallest are computed anew."""
+
+REFINED_REACH = 20.0
+"""... those of atoms within so many nats of the heaviest: an error of a lighter one is lost in rounding."""
 
 RANGE_ATOL = 1e-4
 """Images may leave [0, 1] by this much, the rounding of a resize, before a warning says so."""
@@ -219,7 +221,7 @@ def refined(
     needed = (rounding / (2 * REFINED_LOG_WEIGHT)) ** 0.5  # below this sigma
     if float(sigma.min()) >= needed:
         return d2
-    reach = 2 * rounding - 2 * LOG_WEIGHT_FLOOR * min(float(sigma.max()), needed) ** 2
+    reach = 2 * rounding + 2 * REFINED_REACH * min(float(sigma.max()), needed) ** 2
     near = (d2 <= d2.amin(1, keepdim=True) + reach).nonzero()
     block = max(1, REFINED_BLOCK // queries.shape[1])
     exact = [(queries[i] - keys.rows[j]).square().sum(1) for i, j in (pairs.unbind(1) for pairs in near.split(block))]
