@@ -53,6 +53,7 @@ _STYLE = {
     "legend.framealpha": 0.9,
     "mathtext.fontset": "dejavusans",
     "svg.hashsalt": "lemmse",
+    "text.hinting": "none",  # needless at two device pixels per CSS pixel, and a sixth of the time of a small plot
     "xtick.color": "#444444",
     "ytick.color": "#444444",
 }
