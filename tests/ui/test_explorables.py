@@ -1,6 +1,10 @@
 """Every explorable of the series, through its widget, without a browser."""
 
+import itertools
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from lemmse import ui
 from ui.sweep import makers, sweep
@@ -30,3 +34,48 @@ def test_static_picture_says_what_it_shows(module):
         assert explorable.look().sentence in picture.alt
         assert explorable.title in picture.alt
         assert picture.png.startswith(b"\x89PNG")
+
+
+FAULTS = {
+    "raises at one end": (lambda s, n: 1 / (s - 1.0), ZeroDivisionError),
+    "a number that is not finite": (lambda s, n: float("inf") if s == 0.0 else s, ValueError),
+    "an answer that changes while the state does not": (lambda s, n: float(n), AssertionError),
+}
+
+
+def explorable_of(number):
+    """An explorable whose one number is a function of the state and of how often it was asked."""
+    asked = itertools.count()
+
+    def look(s: float) -> ui.View:
+        return ui.View({"x": torch.zeros(5, 7)}, {"n": number(s, next(asked))}, "A sentence.")
+
+    def make(**state) -> ui.Explorable:
+        controls = {"s": ui.Slider("s", [0.0, 0.5, 1.0], 0.5)}
+        return ui.Explorable(look, controls, title="t", name="fake.make", state=state)
+
+    return make
+
+
+def test_the_sweep_passes_what_is_sound(monkeypatch, generator):
+    make = explorable_of(lambda s, n: s)
+    monkeypatch.setattr(ui.explorables, "fake", SimpleNamespace(make=make), raising=False)
+    assert sweep(make(), generator) == 6
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_sweep_finds(monkeypatch, generator, fault):
+    """A sweep that could not fail would prove nothing."""
+    number, error = FAULTS[fault]
+    make = explorable_of(number)
+    monkeypatch.setattr(ui.explorables, "fake", SimpleNamespace(make=make), raising=False)
+    with pytest.raises(error):
+        sweep(make(), generator)
+
+
+def test_the_sweep_finds_a_line_that_restores_another_state(monkeypatch, generator):
+    make = explorable_of(lambda s, n: s)
+    forgetful = SimpleNamespace(make=lambda **state: make())
+    monkeypatch.setattr(ui.explorables, "fake", forgetful, raising=False)
+    with pytest.raises(AssertionError, match=r"fake\.make"):
+        sweep(make(), generator)
