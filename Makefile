@@ -57,7 +57,7 @@ clean:  ## remove the environments and all caches
 
 .venv/.torch: .venv/.python pyproject.toml constraints.txt
 	@echo "Installing into .venv: a few minutes the first time"
-	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
 	@$(PIP) --quiet setuptools
 	@touch $@
 
@@ -72,7 +72,7 @@ clean:  ## remove the environments and all caches
 # An environment of its own: torchvision, which deepinv needs, must come from where torch does.
 .venv-deepinv/.made: .venv/.python pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv-deepinv
-	@$(PIP:.venv/%=.venv-deepinv/%) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch torchvision
+	@$(PIP:.venv/%=.venv-deepinv/%) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch torchvision
 	@$(PIP:.venv/%=.venv-deepinv/%) --quiet setuptools
 	@$(PIP:.venv/%=.venv-deepinv/%) --quiet --no-build-isolation --editable '.[test]' deepinv
 	@touch $@

@@ -220,7 +220,7 @@ def test_ci_runs_lint_and_test():
     script = (ROOT / ".ci" / "run").read_text()
     run("bash", "-n", ".ci/run")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    assert script.splitlines()[-2:] == ["make lint", "make test"]
+    assert script.splitlines()[-2:] == ["make lint", 'make test STARTED="$started"']
     assert "set -euo pipefail" in script
     assert "export CI=true" in script
 
