@@ -8,6 +8,7 @@ import platform
 import resource
 import statistics
 import time
+from pathlib import Path
 
 import torch
 
@@ -49,6 +50,11 @@ def median_seconds(run) -> float:
     return statistics.median(seconds)
 
 
+def resident_megabytes() -> float:
+    """The resident size now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
 def peak_megabytes() -> float:
     """The largest resident size so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -59,7 +65,7 @@ def main() -> None:
     images, name = images_60000()
     generator = torch.Generator().manual_seed(0)
     y = images[:1] + SIGMA * torch.randn(1, 1, 28, 28, generator=generator)
-    before = peak_megabytes()
+    before = resident_megabytes()
     start = time.perf_counter()
     estimator = le.MMSE(images, le.Denoising())
     prepared = time.perf_counter() - start

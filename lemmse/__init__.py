@@ -30,7 +30,12 @@ from .operators import (
 from .patches import extract_patches, shift
 from .reductions import Moments, Posterior, PosteriorMean, PosteriorMoments, Sources, TopImages, TopSources
 
-_ROOMS = ("data", "exercises", "figures", "ui")  # they need more than torch, and load when first asked for
+_ROOMS = (
+    "data",
+    "exercises",
+    "figures",
+    "ui",
+)  # they load when first asked for, as most need more than torch
 
 __all__ = [
     "MMSE",

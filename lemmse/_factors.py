@@ -21,11 +21,9 @@ __all__ = [
     "DenseFactor",
     "Factor",
     "FourierFactor",
-    "Gain",
     "PixelFactor",
     "SamplingFactor",
     "Shape",
-    "TransposedFactor",
     "check_dense",
     "complex_like",
     "convolve",
@@ -95,6 +93,10 @@ class Factor(ABC):
         """Return g of the singular values that count, and 0 for the others."""
         return on_range(g, self.singular_values, self.kept)
 
+    def relative_gains(self, g: Gain) -> Float64[Tensor, "..."]:
+        """Return g(s)/s for the singular values that count, and 0 for the others: what to add to A or to Aᵀ."""
+        return self.gains(lambda s: g(s) / s)
+
 
 @final
 class PixelFactor(Factor):
@@ -155,10 +157,10 @@ class AliasedFactor(Factor):
 
     def forward(self, g: Gain, x: Tensor) -> Tensor:
         folded = self._fold(torch.fft.fft2(x) * complex_like(self.symbol, x))
-        return torch.fft.ifft2(folded * self._relative(g).to(x)).real
+        return torch.fft.ifft2(folded * self.relative_gains(g).to(x)).real
 
     def backward(self, g: Gain, y: Tensor) -> Tensor:
-        tiled = (torch.fft.fft2(y) * self._relative(g).to(y)).repeat(1, 1, self.factor, self.factor)
+        tiled = (torch.fft.fft2(y) * self.relative_gains(g).to(y)).repeat(1, 1, self.factor, self.factor)
         return torch.fft.ifft2(tiled * complex_like(self.symbol.conj(), y)).real
 
     def _after_in_the_same_basis(self, inner: Factor) -> Factor | None:
@@ -170,9 +172,6 @@ class AliasedFactor(Factor):
         """Return the mean over the frequencies that fall together on the coarse grid."""
         s = self.factor
         return spectrum.unflatten(-1, (s, -1)).unflatten(-3, (s, -1)).mean(dim=(-4, -2))
-
-    def _relative(self, g: Gain) -> Tensor:
-        return self.gains(lambda s: g(s) / s)
 
 
 @final
@@ -187,13 +186,10 @@ class SamplingFactor(Factor):
         self.kept = significant(self.singular_values)
 
     def forward(self, g: Gain, x: Tensor) -> Tensor:
-        return self.sampling.A(convolve(self._relative(g), x))
+        return self.sampling.A(convolve(self.relative_gains(g), x))
 
     def backward(self, g: Gain, y: Tensor) -> Tensor:
-        return convolve(self._relative(g), self.sampling.A_adjoint(y))
-
-    def _relative(self, g: Gain) -> Tensor:
-        return self.gains(lambda s: g(s) / s)
+        return convolve(self.relative_gains(g), self.sampling.A_adjoint(y))
 
 
 @final
@@ -242,8 +238,8 @@ def _is_identity(factor: Factor) -> bool:
 
 
 def complex_like(symbol: Tensor, like: Tensor) -> Tensor:
-    dtype = torch.complex64 if like.dtype == torch.float32 else torch.complex128
-    return symbol.to(device=like.device, dtype=dtype)
+    """Return a symbol in the complex dtype and on the device of ``like``."""
+    return symbol.to(device=like.device, dtype=like.dtype.to_complex())
 
 
 def convolve(symbol: Tensor, x: Tensor) -> Tensor:
@@ -252,6 +248,7 @@ def convolve(symbol: Tensor, x: Tensor) -> Tensor:
 
 
 def transfer_function(psf: Float[Tensor, "kh kw"], h: int, w: int) -> Complex128[Tensor, "h w"]:
+    """Return the DFT of a kernel centred at (kh//2, kw//2) on h × w pixels; ``ValueError`` where it is larger."""
     kh, kw = psf.shape
     if kh > h or kw > w:
         raise ValueError(
@@ -263,6 +260,7 @@ def transfer_function(psf: Float[Tensor, "kh kw"], h: int, w: int) -> Complex128
 
 
 def check_dense(rows: int, columns: int) -> None:
+    """Raise ``ValueError`` for a matrix of more than DENSE_LIMIT entries."""
     if rows * columns > DENSE_LIMIT:
         raise ValueError(
             f"this needs a dense factorisation of a {rows} × {columns} matrix ({rows * columns * 8 / 1e9:.1f} GB in "

@@ -1,7 +1,7 @@
 """Progress of work that may take longer than a couple of seconds."""
 
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Collection, Iterator
 from typing import TypeVar
 
 __all__ = ["progress"]
@@ -12,7 +12,7 @@ PATIENCE = 2.0
 T = TypeVar("T")
 
 
-def progress(items: Sized, *, description: str, unit: str = "it") -> Iterator[T]:
+def progress(items: Collection[T], *, description: str, unit: str = "it") -> Iterator[T]:
     """Pass the items on, with a bar once they take longer than PATIENCE; ``TQDM_DISABLE=1`` silences it."""
     bar, started = None, time.monotonic()
     try:

@@ -1,4 +1,4 @@
-"""The glossary: shapes, symbols and the few numerical decisions that have one place.
+"""The glossary: symbols, and the few numerical decisions that have one place.
 
 ======================  =======  =============================================================
 name in code            symbol   meaning
@@ -16,15 +16,7 @@ name in code            symbol   meaning
 ======================  =======  =============================================================
 """
 
-from jaxtyping import Float, Int64
-from torch import Tensor
-
-__all__ = ["LOG_WEIGHT_FLOOR", "RANK_RTOL", "SUBSPACE_ATOL", "Images", "Measurements", "PerQuery"]
-
-Images = Float[Tensor, "D c h w"]
-Measurements = Float[Tensor, "b ..."]
-PerQuery = Float[Tensor, " q"]
-Indices = Int64[Tensor, "..."]
+__all__ = ["LOG_WEIGHT_FLOOR", "RANK_RTOL", "SUBSPACE_ATOL"]
 
 RANK_RTOL = 1e-10
 """Singular values at most this fraction of the largest count as zero. Factorisations are made in float64,
@@ -37,4 +29,5 @@ LOG_WEIGHT_FLOOR = -60.0
 """Log-weights are clamped to at least this much (nats) relative to the largest before ``exp``.
 
 Keeps every product of a weight with a value a normal number in float32 (subnormal operands are about 100 times
-slower), and moves the mean of K atoms by at most K e⁻⁶⁰ (max - min): 9e-19 for K = 10⁸ (S12.2)."""
+slower), and moves the mean of K atoms by at most K e⁻⁶⁰ (max - min): 9e-19 for K = 10⁸ (S12.2).
+Below it, the shares of merged parts and the atoms of wide values count as zero, within the same bound."""

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -35,7 +35,7 @@ RANGE_ATOL = 1e-4
 """Images may leave [0, 1] by this much, the rounding of a resize, before a warning says so."""
 
 CENTRE_SAMPLE = 64
-"""Queries and keys are centred on the mean key of so many images: it keeps distances and spares digits (S5, step 3)."""
+"""Queries and keys are centred on the mean key of so many images, which spares digits (S13, precision budget)."""
 
 CENTRE_GRID = 256
 """The centre is rounded to multiples of 1/256, so that images of dyadic values keep exact distances."""
@@ -75,7 +75,8 @@ class MMSE:
     ``memory_limit`` (bytes of temporary arrays) bound memory and do not change the answer. The keys Π A x_d of a
     tensor are computed once and kept; those of an ``ImageSet`` are made chunk by chunk in every call.
 
-    Raises ``ValueError`` for images that are empty, of a wrong shape or not finite; warns once where they leave [0, 1].
+    Raises ``ValueError`` for images that are empty, of a wrong shape or not finite, and ``TypeError`` for what is no
+    operator, or a nonlinear ``pre_inverse``; warns where images leave [0, 1].
     Source: S1, S3 (arXiv 2601.10334).
 
     >>> images = torch.tensor([0.25, 0.75]).reshape(2, 1, 1, 1)
@@ -93,17 +94,15 @@ class MMSE:
         chunk_size: int | None = None,
         memory_limit: int = DEFAULT_MEMORY_LIMIT,
     ):
-        check_images(images)
+        sample = checked_sample(images)
         self.images = images
         self.physics = as_operator(physics)
         self.pre_inverse = None if pre_inverse is None else as_operator(pre_inverse)
-        self.chunk_size = _checked_chunk_size(chunk_size)
-        self.memory_limit = _checked_memory_limit(memory_limit)
-        sample = check_values(images[0:CENTRE_SAMPLE])
-        measured = self.physics.A(sample)
-        check_measured(self.physics, measured, sample)
+        self.chunk_size = None if chunk_size is None else _positive_integer(chunk_size, "chunk_size counts images")
+        self.memory_limit = _positive_integer(memory_limit, "memory_limit counts bytes")
+        measured = checked_measured(self.physics, self.physics.A(sample), sample)
         self.measurement_shape, self.dtype, self.device = tuple(measured.shape[1:]), measured.dtype, measured.device
-        self._project = _projector(self.pre_inverse, self.measurement_shape)
+        self._project = _projector(self.pre_inverse, measured[:1])
         self._centre = (self._project(measured).mean(0) * CENTRE_GRID).round() / CENTRE_GRID
         self._keys = self._stored_keys() if isinstance(images, Tensor) else None
 
@@ -131,7 +130,8 @@ class MMSE:
         ``y`` (b, ...) has the shape of ``physics.A(x)``; ``sigma`` is a number or one per query, (b,), in units of y. A
         ``y`` expanded along its batch (stride 0) computes its distances once for all its sigmas. The answer is exact
         whatever the ``tolerance``. Raises ``ValueError`` for a wrong shape, dtype or device, values that are not
-        finite, a sigma that is not positive, or a positive tolerance with a reduction that cannot honour it.
+        finite, a sigma that is not positive, or a positive tolerance with a reduction that cannot honour it, and
+        ``TypeError`` for what is no reduction.
         """
         reduction = checked_reduction(reduction)
         check_measurements(y, self.measurement_shape, self.dtype, self.device)
@@ -140,11 +140,14 @@ class MMSE:
         layout = Layout((len(y),), tuple(self.images.shape[1:]), self.dtype, self.device)
         return reduce(self._terms(y, sigma), reduction, layout)
 
-    def log_density(self, posterior: Posterior, sigma: float | Tensor) -> Float[Tensor, " b"]:
+    def log_density(self, posterior: Any, sigma: float | Tensor) -> Float[Tensor, " b"]:
         """Complete a log-partition with its constants and return the log-density of Π y, in nats, shape (b,).
 
         L - ln D - (rank/2) ln 2πσ², with respect to the Hausdorff measure of Im Bᵀ, of dimension ``rank`` (S2.1).
+        ``posterior`` is a ``Posterior`` or ``Moments`` of this estimator at this ``sigma``; else ``TypeError``.
         """
+        if not isinstance(posterior, Posterior):
+            raise TypeError(f"log_density completes a Posterior or Moments: got {type(posterior).__name__}.")
         dimension = math.prod(self.measurement_shape)
         if self.pre_inverse is not None:
             dimension = rank(self.pre_inverse, self.measurement_shape)
@@ -153,23 +156,25 @@ class MMSE:
         return posterior.log_partition - constants.to(posterior.log_partition)
 
     def _terms(self, y: Tensor, sigma: Tensor) -> Iterator[Term]:
-        """Yield a term per chunk of images: Implements S3.1."""
+        """Yield a term per chunk of images (S3.1)."""
         same_y = len(y) > 1 and y.stride(0) == 0
         queries = (self._project(y[:1] if same_y else y) - self._centre).flatten(1)
-        scale = (-0.5 / sigma.square()).to(self.dtype)[:, None]
+        largest = -torch.finfo(self.dtype).max / 2**30  # so that its product with any squared distance is finite
+        scale = (-0.5 / sigma.square()).clamp_min(largest).to(self.dtype)[:, None]
         for start, stop in self._chunks(len(y)):
             images = self._images(start, stop)
-            keys = _Keys(*(x[start:stop] for x in self._keys)) if self._keys else self._make_keys(images)
+            keys = _Keys(*(x[start:stop] for x in self._keys)) if self._keys is not None else self._make_keys(images)
             d2 = refined(squared_distances(queries, *keys), queries, keys, sigma).expand(len(y), -1)
             yield Term(scale * d2, d2, ArrayValues(images), first_image=start)
 
     def _images(self, start: int, stop: int) -> Float[Tensor, "k c h w"]:
         """Return the images of a chunk; those made on demand are checked as they come."""
         images = self.images[start:stop]
-        return images if self._keys is not None else check_values(images)
+        return images if self._keys is not None else checked_values(images)
 
     def _make_keys(self, images: Float[Tensor, "k c h w"]) -> "_Keys":
-        return _Keys.of((self._project(self.physics.A(images)) - self._centre).flatten(1))
+        measured = checked_measured(self.physics, self.physics.A(images), images)
+        return _Keys.of((self._project(measured) - self._centre).flatten(1))
 
     def _stored_keys(self) -> "_Keys":
         """Compute the keys of all images once and return them."""
@@ -180,6 +185,7 @@ class MMSE:
 
     def _chunks(self, n_queries: int) -> Iterator[tuple[int, int]]:
         count, *image_shape = self.images.shape
+        # a chunk's images and their squares; their measurements, projected, centred, and as keys
         entries = PAIR_ENTRIES * n_queries + 2 * math.prod(image_shape) + 4 * math.prod(self.measurement_shape)
         chosen = self.memory_limit // (entries * self.dtype.itemsize)
         size = min(count, max(1, chosen) if self.chunk_size is None else self.chunk_size)
@@ -218,32 +224,33 @@ def refined(
     neighbours; differences leave eps r². Where this cannot matter (REFINED_LOG_WEIGHT), nothing is done.
     """
     rounding = 4 * torch.finfo(d2.dtype).eps * float((queries.square().sum(1).max() + keys.norms.max()).detach())
-    needed = (rounding / (2 * REFINED_LOG_WEIGHT)) ** 0.5  # below this sigma
-    if float(sigma.min()) >= needed:
+    sigma, refine_below = sigma.detach(), (rounding / (2 * REFINED_LOG_WEIGHT)) ** 0.5
+    if float(sigma.min()) >= refine_below:
         return d2
-    reach = 2 * rounding + 2 * REFINED_REACH * min(float(sigma.max()), needed) ** 2
+    reach = 2 * rounding + 2 * REFINED_REACH * min(float(sigma.max()), refine_below) ** 2
     near = (d2 <= d2.amin(1, keepdim=True) + reach).nonzero()
     block = max(1, REFINED_BLOCK // queries.shape[1])
     exact = [(queries[i] - keys.rows[j]).square().sum(1) for i, j in (pairs.unbind(1) for pairs in near.split(block))]
     return d2.index_put(tuple(near.unbind(1)), torch.cat(exact))
 
 
-def check_images(images: Tensor | ImageSet) -> None:
-    """Raise ``ValueError`` unless images can serve as a training set: (D, c, h, w), floating point, finite."""
+def checked_sample(images: Tensor | ImageSet) -> Float[Tensor, "k c h w"]:
+    """Return the first CENTRE_SAMPLE images; raises ``ValueError`` unless images can serve as a training set."""
     shape = getattr(images, "shape", None)
     if shape is None or len(shape) != 4 or min(shape) < 1:
         came = type(images).__name__ if shape is None else f"shape {tuple(shape)}"
         raise ValueError(f"images must be (D, c, h, w) with at least one image, one channel and one pixel: got {came}.")
-    looked_at = check_values(images if isinstance(images, Tensor) else images[0:CENTRE_SAMPLE])
+    looked_at = checked_values(images if isinstance(images, Tensor) else images[0:CENTRE_SAMPLE])
     low, high = (float(bound) for bound in looked_at.detach().aminmax())
     if low < -RANGE_ATOL or high > 1 + RANGE_ATOL:
         warnings.warn(
             f"images are expected in [0, 1], these run from {low:g} to {high:g}: sigma and PSNR refer to that range.",
             stacklevel=3,
         )
+    return looked_at[0:CENTRE_SAMPLE]
 
 
-def check_values(images: Any) -> Float[Tensor, "k c h w"]:
+def checked_values(images: Any) -> Float[Tensor, "k c h w"]:
     """Return the images, or raise ``ValueError`` unless they are a tensor of finite float32 or float64 numbers."""
     if not isinstance(images, Tensor):
         raise ValueError(f"images must be a torch tensor: got {type(images).__name__}. torch.from_numpy turns arrays.")
@@ -259,8 +266,10 @@ def check_values(images: Any) -> Float[Tensor, "k c h w"]:
     return images
 
 
-def check_measured(physics: LinearOperator | Nonlinear, measured: Tensor, images: Tensor) -> None:
-    """Raise ``ValueError`` unless the operator keeps batch, dtype and device of the images and gives finite numbers."""
+def checked_measured(physics: LinearOperator | Nonlinear, measured: Any, images: Tensor) -> Float[Tensor, "k ..."]:
+    """Return A x, or raise ``ValueError`` unless it keeps batch, dtype and device of the images and is finite."""
+    if not isinstance(measured, Tensor):
+        raise ValueError(f"{physics!r} must return torch tensors: got {type(measured).__name__}.")
     if measured.ndim < 2 or len(measured) != len(images):
         raise ValueError(
             f"{physics!r} turns {len(images)} images of {tuple(images.shape[1:])} into {tuple(measured.shape)}: it "
@@ -273,15 +282,17 @@ def check_measured(physics: LinearOperator | Nonlinear, measured: Tensor, images
         )
     if not measured.isfinite().all():
         raise ValueError(f"{physics!r} turns finite images into NaN or infinity: mend the operator.")
+    return measured
 
 
 def check_measurements(y: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
     """Raise ``ValueError`` unless y is a batch of finite measurements of the given shape, dtype and device."""
+    if not isinstance(y, Tensor):
+        raise ValueError(f"y must be a torch tensor: got {type(y).__name__}. torch.from_numpy turns arrays.")
     wanted = f"(b, {', '.join(map(str, shape))})"
-    if not isinstance(y, Tensor) or tuple(y.shape[1:]) != shape or y.ndim < 1 or len(y) < 1:
-        came = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        hint = " One measurement alone is y[None]." if isinstance(y, Tensor) and tuple(y.shape) == shape else ""
-        raise ValueError(f"y must have the shape of physics.A(x), {wanted}: got {came}.{hint}")
+    if y.ndim < 1 or len(y) < 1 or tuple(y.shape[1:]) != shape:
+        hint = " One measurement alone is y[None]." if tuple(y.shape) == shape else ""
+        raise ValueError(f"y must have the shape of physics.A(x), {wanted}: got {tuple(y.shape)}.{hint}")
     if y.dtype != dtype or y.device != device:
         raise ValueError(
             f"y is {y.dtype} on {y.device}, the images' measurements are {dtype} on {device}: "
@@ -329,32 +340,26 @@ def check_tolerance(tolerance: float, reduction: Reduction) -> None:
         )
 
 
-def _checked_chunk_size(chunk_size: int | None) -> int | None:
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size counts images, a positive integer or None: got {chunk_size!r}.")
-    return chunk_size
+def _positive_integer(value: Any, counts: str) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise ValueError(f"{counts}, a positive integer: got {value!r}.")
+    return int(value)
 
 
-def _checked_memory_limit(memory_limit: int) -> int:
-    if not memory_limit > 0:
-        raise ValueError(f"memory_limit counts bytes, a positive integer: got {memory_limit!r}.")
-    return memory_limit
-
-
-def _projector(pre_inverse: LinearOperator | Nonlinear | None, measurement_shape: tuple[int, ...]):
+def _projector(pre_inverse: LinearOperator | Nonlinear | None, measured: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the projector of measurements onto Im Bᵀ, once B has shown that it takes such measurements."""
     if pre_inverse is None:
         return _unchanged
     if isinstance(pre_inverse, Nonlinear):
         raise TypeError(f"pre_inverse must be linear: got {pre_inverse!r}. Noise mapped by it would not be Gaussian.")
     try:
-        pre_inverse.A(torch.zeros(1, *measurement_shape))
+        pre_inverse.A(torch.zeros_like(measured))
     except (ValueError, RuntimeError, IndexError) as error:
         raise ValueError(
-            f"pre_inverse must take what physics.A gives, (b, {', '.join(map(str, measurement_shape))}), and "
+            f"pre_inverse must take what physics.A gives, (b, {', '.join(map(str, measured.shape[1:]))}), and "
             f"{pre_inverse!r} does not: {error}"
         ) from error
-    return row_space_projector(pre_inverse, measurement_shape)
+    return row_space_projector(pre_inverse, tuple(measured.shape[1:]))
 
 
 def _unchanged(y: Tensor) -> Tensor:

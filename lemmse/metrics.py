@@ -20,12 +20,18 @@ def psnr(x_hat: Float[Tensor, "b ..."], x: Float[Tensor, "#b ..."], peak: float 
 
 
 def relative_error(x_hat: Float[Tensor, "b ..."], x: Float[Tensor, "#b ..."]) -> Float[Tensor, " b"]:
-    """Compare images and return ‖x̂ - x‖ / ‖x‖ of each, dimensionless, shape (b,)."""
+    """Compare images and return ‖x̂ - x‖ / ‖x‖ of each, dimensionless, shape (b,).
+
+    Not finite for a black reference. Raises ``ValueError`` where shapes differ, unless ``x`` is a batch of one.
+    """
     return relative_squared_error(x_hat, x).sqrt()
 
 
 def relative_squared_error(x_hat: Float[Tensor, "b ..."], x: Float[Tensor, "#b ..."]) -> Float[Tensor, " b"]:
-    """Compare images and return ‖x̂ - x‖² / ‖x‖² of each, dimensionless, shape (b,)."""
+    """Compare images and return ‖x̂ - x‖² / ‖x‖² of each, dimensionless, shape (b,).
+
+    Not finite for a black reference. Raises ``ValueError`` where shapes differ, unless ``x`` is a batch of one.
+    """
     return _difference(x_hat, x).square().flatten(1).sum(1) / x.square().flatten(1).sum(1)
 
 

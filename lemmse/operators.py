@@ -4,9 +4,8 @@ The contract, stated once. A linear operator maps images ``x`` (b, c, h, w) to m
 
 * ``A(x)``, ``A_adjoint(y)`` and ``A_dagger(y)``, the Moore-Penrose inverse (singular values at most RANK_RTOL of the
   largest count as zero);
-* ``shift_period``: 1 if it commutes with all cyclic shifts, s if shifting the full-size side by multiples of s shifts
-the
-  other side by as many whole samples, ``None`` if nothing is claimed;
+* ``shift_period``: 1 if it commutes with all cyclic shifts, s if shifting the full-size side by multiples of s
+  shifts the other side by as many whole samples, ``None`` if nothing is claimed;
 * ``gram_symbol(h, w)``: where its output is an image of h × w pixels and B Bᵀ is circulant and equal for all channels,
   the symbol of B Bᵀ (real, float64, (h, w)); else ``None``;
 * ``diagonal``: the diagonal, which broadcasts against (c, h, w), where it is diagonal; else ``None``.
@@ -38,7 +37,6 @@ from ._factors import (
     SamplingFactor,
     Shape,
     check_dense,
-    complex_like,
     convolve,
     on_range,
     significant,
@@ -61,6 +59,7 @@ __all__ = [
     "Matrix",
     "Nonlinear",
     "PseudoInverse",
+    "RowSpaceProjector",
     "Tikhonov",
     "as_operator",
     "center_mask",
@@ -77,7 +76,7 @@ __all__ = [
 
 
 class LinearOperator(ABC):
-    """A linear map with the declarations of the module docstring; subclasses are final."""
+    """A linear map with the declarations of the module docstring; classes are abstract or final."""
 
     shift_period: int | None = None
     diagonal: Float[Tensor, "..."] | None = None
@@ -154,8 +153,6 @@ class Denoising(LinearOperator):
 class _PixelwiseProduct(LinearOperator):
     """Multiplication by an (h, w) array in every channel."""
 
-    _name: str
-
     def __init__(self, diagonal: Float[Tensor, "h w"]):
         self.diagonal = diagonal
 
@@ -185,7 +182,7 @@ class Inpainting(_PixelwiseProduct):
     A is an orthogonal projector: A = Aᵀ = A⁺. Raises ``ValueError`` for a mask that is not (h, w) of zeros and ones.
     """
 
-    def __init__(self, mask: Tensor):
+    def __init__(self, mask: Any):
         super().__init__(_binary_mask(mask, type(self).__name__))
 
     @property
@@ -204,7 +201,7 @@ class EpsilonInverse(_PixelwiseProduct):
     Raises ``ValueError`` unless RANK_RTOL < epsilon <= 1 (below, use ``PseudoInverse(Inpainting(mask))``, its limit).
     """
 
-    def __init__(self, mask: Tensor, epsilon: float):
+    def __init__(self, mask: Any, epsilon: float):
         if not RANK_RTOL < epsilon <= 1:
             raise ValueError(
                 f"EpsilonInverse needs {RANK_RTOL:g} < epsilon <= 1, got {epsilon}. For epsilon = 0 use "
@@ -222,7 +219,8 @@ class EpsilonInverse(_PixelwiseProduct):
 class Blur(LinearOperator):
     """Circular convolution with a kernel ``psf`` (kh, kw), at most the image's size, centre (kh//2, kw//2).
 
-    All channels are blurred alike. The kernel is used as it is: give it sum one to keep the brightness.
+    All channels are blurred alike. The kernel is used as it is: give it sum one to keep the brightness. Raises
+    ``ValueError`` for a psf that is not (kh, kw), finite and non-zero, or larger than the image.
     """
 
     shift_period = 1
@@ -261,13 +259,16 @@ class Blur(LinearOperator):
 
 @final
 class Downsampling(LinearOperator):
-    """A blur by ``psf`` (if any), then the pixels (factor·i, factor·j); ``factor`` divides h and w."""
+    """A blur by ``psf`` (if any), then the pixels (factor·i, factor·j); ``factor`` divides h and w.
+
+    Raises ``ValueError`` for a factor that is not a positive integer or does not divide the sides, or a bad psf.
+    """
 
     def __init__(self, factor: int, psf: Float[Tensor, "kh kw"] | None = None):
-        if not isinstance(factor, int) or factor < 1:
+        if isinstance(factor, bool) or not hasattr(factor, "__index__") or factor < 1:
             raise ValueError(f"Downsampling needs a positive integer factor, got {factor!r}.")
-        self.factor = factor
-        self.psf = torch.ones(1, 1, dtype=torch.float64) if psf is None else _kernel(psf, type(self).__name__)
+        self.factor = int(factor)
+        self.psf = None if psf is None else _kernel(psf, type(self).__name__)
 
     @property
     def shift_period(self) -> int:
@@ -277,13 +278,14 @@ class Downsampling(LinearOperator):
     def A(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         """Return ↓(h * x)."""
         self._check_divides(tuple(x.shape[1:]))
-        return convolve(self._symbol(x.shape), x)[..., :: self.factor, :: self.factor]
+        blurred = x if self.psf is None else convolve(self._symbol(x.shape), x)
+        return blurred[..., :: self.factor, :: self.factor].clone()
 
     def A_adjoint(self, y: Float[Tensor, "b c h2 w2"]) -> Float[Tensor, "b c h w"]:
         """Return y spread over a grid of zeros, then correlated with h."""
         spread = y.new_zeros(len(y), *self.input_shape(tuple(y.shape[1:])))
         spread[..., :: self.factor, :: self.factor] = y
-        return convolve(self._symbol(spread.shape).conj(), spread)
+        return spread if self.psf is None else convolve(self._symbol(spread.shape).conj(), spread)
 
     def gram_symbol(self, h: int, w: int) -> Float64[Tensor, "h w"]:
         """Return the mean of |ĥ|² over the frequencies that alias, on the coarse h × w grid."""
@@ -308,10 +310,11 @@ class Downsampling(LinearOperator):
             )
 
     def _symbol(self, shape: Shape) -> Tensor:
-        return transfer_function(self.psf, *shape[-2:])
+        psf = torch.ones(1, 1, dtype=torch.float64) if self.psf is None else self.psf
+        return transfer_function(psf, *shape[-2:])
 
     def __repr__(self) -> str:
-        return f"Downsampling({self.factor}, psf={_size(self.psf)})"
+        return f"Downsampling({self.factor}, psf={None if self.psf is None else _size(self.psf)})"
 
 
 @final
@@ -321,9 +324,11 @@ class FourierSampling(LinearOperator):
     ``mask`` (h, w) is 1 where the frequency (in the order of ``torch.fft.fft2``) is sampled. The first c rows of the
     output are the real parts, the last c the imaginary parts, frequencies row-major. The noise has deviation sigma in
     each part.
+    Complex data k on the full grid become measurements by ``torch.cat([k[..., on].real, k[..., on].imag], dim=1)``, with
+    ``on = mask.bool()``. Raises ``ValueError`` for a mask that is not (h, w) of zeros and ones.
     """
 
-    def __init__(self, mask: Tensor):
+    def __init__(self, mask: Any):
         self.mask = _binary_mask(mask, type(self).__name__)
         self._sampled = self.mask.bool()
 
@@ -338,13 +343,13 @@ class FourierSampling(LinearOperator):
         if y.ndim != 3 or y.shape[1] % 2 or y.shape[2] != int(self.mask.sum()):
             raise ValueError(f"{self!r} gives measurements (b, 2c, {int(self.mask.sum())}): got {tuple(y.shape)}.")
         real, imaginary = y.chunk(2, dim=1)
-        spectrum = torch.zeros(*real.shape[:2], *self.mask.shape, dtype=complex_like(y[:0], y).dtype, device=y.device)
+        spectrum = torch.zeros(*real.shape[:2], *self.mask.shape, dtype=y.dtype.to_complex(), device=y.device)
         spectrum[..., self._sampled.to(y.device)] = torch.complex(real, imaginary)
         return torch.fft.ifft2(spectrum, norm="ortho").real
 
-    def spectrum(self, h: int, w: int) -> Float64[Tensor, "h w"]:
+    def spectrum(self, h: int, w: int) -> Float64[Tensor, "h w"] | None:
         """Return the square root of (1_Ω(k) + 1_Ω(-k)) / 2."""
-        return self.factorisation((1, h, w)).singular_values
+        return self.factorisation((1, h, w)).singular_values if (h, w) == tuple(self.mask.shape) else None
 
     def input_shape(self, output_shape: Shape) -> Shape:
         """Return the shape of the images."""
@@ -352,6 +357,7 @@ class FourierSampling(LinearOperator):
 
     def factorisation(self, input_shape: Shape) -> Factor:
         """Return the factorisation in the Fourier basis."""
+        _check_size(self, input_shape, tuple(self.mask.shape))
         return SamplingFactor(self, input_shape[0])
 
     def __repr__(self) -> str:
@@ -360,7 +366,10 @@ class FourierSampling(LinearOperator):
 
 @final
 class Matrix(LinearOperator):
-    """Any matrix (M, N), between inputs and outputs of the given shapes (without batch), flattened row-major."""
+    """Any matrix (M, N), between inputs and outputs of the given shapes (without batch), flattened row-major.
+
+    Raises ``ValueError`` where the matrix does not fit the shapes.
+    """
 
     def __init__(self, matrix: Float[Tensor, "M N"], input_shape: Shape, output_shape: Shape):
         m, n = torch.Size(output_shape).numel(), torch.Size(input_shape).numel()
@@ -409,7 +418,7 @@ class Compose(LinearOperator):
 
     Two masks, two convolutions, a downsampling after a convolution, and anything beside the identity are factored in
     the basis that they share. Everything else is factored as a dense matrix, once per image shape, up to DENSE_LIMIT
-    entries; beyond, ``A_dagger`` raises ``ValueError`` that says the size.
+    entries; beyond, ``A_dagger`` raises ``ValueError`` that says the size. A nonlinear operand is a ``TypeError``.
     """
 
     def __init__(self, outer: Any, inner: Any):
@@ -448,6 +457,13 @@ class Compose(LinearOperator):
             return None if outer is None or inner is None else outer * inner
         return None
 
+    def spectrum(self, h: int, w: int) -> Float64[Tensor, "h w"] | None:
+        """Return the product of the singular values where both operators commute with all shifts and are normal."""
+        if self.shift_period != 1:
+            return None
+        outer, inner = self.outer.spectrum(h, w), self.inner.spectrum(h, w)
+        return None if outer is None or inner is None else outer * inner
+
     def input_shape(self, output_shape: Shape) -> Shape:
         """Return the shape of the inputs of ``inner``."""
         return self.inner.input_shape(self.outer.input_shape(output_shape))
@@ -475,9 +491,7 @@ class Compose(LinearOperator):
 
 @final
 class Nonlinear:
-    """A measurement that is not linear, ``function``: (b, c, h, w) -> (b, ...). Forward only; B must stay linear
-    (S3.4).
-    """
+    """A measurement ``function``, (b, c, h, w) -> (b, ...), that need not be linear. Forward only (S3.4)."""
 
     shift_period = None
     diagonal = None
@@ -500,6 +514,8 @@ class Nonlinear:
 @final
 class _Undeclared(LinearOperator):
     """An operator of another library with ``A`` and ``A_adjoint``; its pseudo-inverse comes from its dense matrix.
+
+    Factoring it checks that the adjoint is one.
 
     Its own ``A_dagger`` is not used: libraries compute it by iterations, to a tolerance of their own.
     """
@@ -538,7 +554,20 @@ class _Undeclared(LinearOperator):
         """Return the declared diagonal, or the SVD of the dense matrix, computed once per shape."""
         if self.diagonal is not None:
             return PixelFactor(self.diagonal.double(), input_shape)
+        self._check_adjoint(tuple(input_shape))
         return _dense_factor(self, tuple(input_shape))
+
+    def _check_adjoint(self, input_shape: Shape) -> None:
+        """Raise ``ValueError`` where ⟨A u, v⟩ and ⟨u, Aᵀ v⟩ differ for random u and v."""
+        generator = torch.Generator().manual_seed(0)
+        u = torch.randn(1, *input_shape, generator=generator)
+        Au = _apply_in_own_dtype(self.A, u).double()
+        v = torch.randn(Au.shape, generator=generator, dtype=Au.dtype)
+        Atv = _apply_in_own_dtype(self.A_adjoint, v).double()
+        if Atv.shape != u.shape or not torch.isclose(
+            (Au * v).sum(), (u * Atv).sum(), rtol=0, atol=1e-4 * float(Au.norm() * v.norm())
+        ):
+            raise ValueError(f"{self!r}: A_adjoint is not the adjoint of A, as ⟨A u, v⟩ differs from ⟨u, A_adjoint v⟩.")
 
     def structured_factor(self, input_shape: Shape) -> Factor | None:
         """Return the declared diagonal, else ``None``."""
@@ -591,11 +620,9 @@ class _PreInverse(LinearOperator):
     def diagonal(self) -> Float[Tensor, "..."] | None:
         """Return g of the diagonal of the forward operator."""
         diagonal = self.physics.diagonal
-        return (
-            None
-            if diagonal is None
-            else PixelFactor(diagonal.double(), tuple(diagonal.shape)).transpose(self._gain).diagonal
-        )
+        if diagonal is None:
+            return None
+        return PixelFactor(diagonal.double(), tuple(diagonal.shape)).transpose(self._gain).diagonal
 
     def gram_symbol(self, h: int, w: int) -> Float64[Tensor, "h w"] | None:
         """Return g(s)² where AᵀA is circulant with the symbol s²."""
@@ -645,9 +672,7 @@ class PseudoInverse(_PreInverse):
 
 @final
 class Tikhonov(_PreInverse):
-    """B = (AᵀA + weight·Id)⁻¹ Aᵀ, weight > 0. Raises ``ValueError`` otherwise (for weight = 0 use
-    ``PseudoInverse``).
-    """
+    """B = (AᵀA + weight·Id)⁻¹Aᵀ; raises ``ValueError`` unless weight > 0 and finite."""
 
     def __init__(self, physics: Any, weight: float):
         if not 0 < weight < float("inf"):
@@ -674,22 +699,26 @@ def as_operator(physics: Any) -> LinearOperator | Nonlinear:
     """
     if isinstance(physics, LinearOperator | Nonlinear):
         return physics
+    if isinstance(physics, type):
+        raise TypeError(
+            f"an operator must be an object: got the class {physics.__name__}. Call it, {physics.__name__}(...)."
+        )
     if callable(getattr(physics, "A", None)) and callable(getattr(physics, "A_adjoint", None)):
         return _Undeclared(physics)
     raise TypeError(
-        f"an operator needs methods A(x) and A_adjoint(y), like those of lemmse or deepinv: got "
-        f"{type(physics).__name__}. "
-        "For a function without an adjoint use Nonlinear(function); for a matrix, Matrix(matrix, input_shape, "
-        "output_shape)."
+        "an operator needs methods A(x) and A_adjoint(y), like those of lemmse or deepinv: got "
+        f"{type(physics).__name__}. For a function without an adjoint use Nonlinear(function); for a matrix, "
+        "Matrix(matrix, input_shape, output_shape)."
     )
 
 
-def dense_matrix(operator: LinearOperator, input_shape: Shape) -> Float64[Tensor, "M N"]:
+def dense_matrix(operator: Any, input_shape: Shape) -> Float64[Tensor, "M N"]:
     """Build the matrix of a linear operator, column by column, and return it, (M, N), float64.
 
     ``input_shape`` is that of one input, without batch. Raises ``ValueError`` above DENSE_LIMIT entries.
     """
-    input_shape, output_shape = tuple(input_shape), _output_shape(operator, input_shape)
+    operator, input_shape = as_operator(operator), tuple(input_shape)
+    output_shape = _output_shape(operator, input_shape)
     n, m = torch.Size(input_shape).numel(), torch.Size(output_shape).numel()
     check_dense(m, n)
     columns = []
@@ -715,9 +744,9 @@ def row_space_projector(pre_inverse: LinearOperator, measurement_shape: Shape) -
     return RowSpaceProjector(pre_inverse.factorisation(tuple(measurement_shape)))
 
 
-def rank(operator: LinearOperator, input_shape: Shape) -> int:
-    """Return the rank of an operator on inputs of the given shape (without batch)."""
-    return operator.factorisation(tuple(input_shape)).rank
+def rank(operator: Any, input_shape: Shape) -> int:
+    """Return the rank of a linear operator on inputs of the given shape (without batch)."""
+    return as_operator(operator).factorisation(tuple(input_shape)).rank
 
 
 _dense_factors: WeakKeyDictionary[LinearOperator, dict[Shape, DenseFactor]] = WeakKeyDictionary()
@@ -766,9 +795,7 @@ def _apply_in_own_dtype(apply: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def _require_linear(operator: LinearOperator | Nonlinear, asked: str) -> None:
     if isinstance(operator, Nonlinear):
-        raise TypeError(
-            f"{asked} needs a linear operator: {operator!r} has no adjoint. Use pre_inverse=None, or a linear B."
-        )
+        raise TypeError(f"{asked} needs a linear operator: {operator!r} has no adjoint.")
 
 
 def _check_image(operator: LinearOperator, shape: Shape) -> None:
@@ -796,7 +823,9 @@ def _size(x: Tensor) -> str:
     return "×".join(map(str, x.shape))
 
 
-def _binary_mask(mask: Tensor, asked: str) -> Float[Tensor, "h w"]:
+def _binary_mask(mask: Any, asked: str) -> Float[Tensor, "h w"]:
+    if hasattr(mask, "A"):
+        raise TypeError(f"{asked} takes a mask (h, w), not an operator: got {mask!r}.")
     mask = torch.as_tensor(mask)
     if mask.ndim != 2 or not ((mask == 0) | (mask == 1)).all():
         raise ValueError(
@@ -834,8 +863,7 @@ def center_mask(h: int, w: int, *, side: int) -> Float32[Tensor, "h w"]:
 def random_mask(h: int, w: int, *, keep: float, generator: torch.Generator | None = None) -> Float32[Tensor, "h w"]:
     """Return a mask that shows the fraction ``keep`` of the pixels (rounded to whole pixels), drawn with ``generator``.
 
-    Without a generator the draw is that of seed 0: the same mask every time. Raises ``ValueError`` unless 0 <= keep <=
-    1.
+    Without a generator, seed 0: the same mask every time. Raises ``ValueError`` unless 0 <= keep <= 1.
     """
     if not 0 <= keep <= 1:
         raise ValueError(f"random_mask: keep is a fraction between 0 and 1, got {keep}.")
@@ -846,7 +874,10 @@ def random_mask(h: int, w: int, *, keep: float, generator: torch.Generator | Non
 
 
 def half_mask(h: int, w: int, *, visible: str = "left") -> Float32[Tensor, "h w"]:
-    """Return a mask that shows one half of the image: ``"left"``, ``"right"``, ``"top"`` or ``"bottom"``."""
+    """Return a mask that shows one half of the image: ``"left"``, ``"right"``, ``"top"`` or ``"bottom"``.
+
+    Raises ``ValueError`` for another word.
+    """
     halves = {
         "left": (slice(None), slice(0, w // 2)),
         "right": (slice(None), slice(w // 2, None)),

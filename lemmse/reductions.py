@@ -31,6 +31,7 @@ __all__ = [
     "Term",
     "TopImages",
     "TopSources",
+    "Values",
     "reduce",
 ]
 
@@ -109,8 +110,7 @@ class Term:
 class Layout:
     """How queries and values are laid out: what ``start`` allocates and ``finish`` shapes.
 
-    ``query_shape`` is (b,), or (b, h, w) where every pixel is a query of its own; ``value_shape`` is (c, h, w), or
-    (c,).
+    ``query_shape`` is (b,), or (b, h, w) where every pixel is a query; ``value_shape`` is (c, h, w) or (c,).
     """
 
     query_shape: tuple[int, ...]
@@ -142,8 +142,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Posterior:
-    """The posterior mean: ``mean`` (b, c, h, w); ``log_partition`` in nats; ``error_bound`` (b, c, h, w), zeros when
-    exact.
+    """The posterior mean (b, c, h, w), its log-partition in nats, and its error bound (zeros when exact).
 
     ``log_partition`` has shape (b,), or (b, h, w) for the local estimator.
     """
@@ -185,15 +184,20 @@ class Sources:
 # ------------------------------------------------------------------------------------------------ arithmetic of weights
 
 
-def _normalise(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return weights, peak, mass and the log-weights relative to the peak, clamped at LOG_WEIGHT_FLOOR (S12.2).
+def _peak_and_mass(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return peak, mass, the weights in units of the peak, and the log-weights relative to it (S12.2).
 
     A row of nothing but -inf has no admissible atom: its mass is 0 and so are its weights.
     """
     peak = log_weights.amax(1).detach()
     relative = (log_weights - _or_zero(peak)[:, None]).clamp_min(LOG_WEIGHT_FLOOR)
     u = relative.exp() * peak.isfinite()[:, None]
-    mass = u.sum(1)
+    return peak, u.sum(1), u, relative
+
+
+def _normalise(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return weights that sum to one, peak, mass, and the log-weights relative to the peak."""
+    peak, mass, u, relative = _peak_and_mass(log_weights)
     return u / mass.where(mass > 0, 1.0)[:, None], peak, mass, relative
 
 
@@ -370,8 +374,9 @@ class _TopState(NamedTuple):
 
 @dataclass(frozen=True)
 class TopSources:
-    """Reduce to the k heaviest atoms of every query: ``Sources``. ``TopSources(1)`` is the nearest image, MAP
-    (S1.2).
+    """Reduce to the k heaviest atoms of every query: ``Sources``.
+
+    For ``MMSE``, ``TopSources(1)`` is the nearest image, MAP (S1.2).
     """
 
     k: int
@@ -390,7 +395,7 @@ class TopSources:
         _refuse_merged(self, term)
         index = _heaviest_indices(term.log_weights, self.k)
         pixel = torch.zeros_like(index) if term.pixels is None else term.pixels[index % term.atoms_per_image]
-        _, peak, mass, _ = _normalise(term.log_weights)
+        peak, mass, _, _ = _peak_and_mass(term.log_weights)
         log_weights = term.log_weights.gather(1, index).double()
         image = term.first_image + index // term.atoms_per_image
         return self.merge(state, _TopState(peak, mass, log_weights, image, pixel))
@@ -422,7 +427,7 @@ class TopImages:
     def update(self, state: _TopState, term: Term) -> _TopState:
         """Return the state after one more term: the log-weights of an image's atoms are added up first."""
         _refuse_merged(self, term)
-        _, peak, mass, _ = _normalise(term.log_weights)
+        peak, mass, _, _ = _peak_and_mass(term.log_weights)
         atoms = term.log_weights.unflatten(1, (-1, term.atoms_per_image))
         top = atoms.amax(2)
         relative = (atoms - _or_zero(top)[..., None]).clamp_min(LOG_WEIGHT_FLOOR)
@@ -484,7 +489,7 @@ def _merge_lists(state_1: _TopState, state_2: _TopState, k: int) -> _TopState:
 
 
 def _sources(state: _TopState, layout: Layout, *, has_pixels: bool) -> Sources:
-    weight = (state.log_weights - _or_zero(state.peak)[:, None]).exp() / state.mass[:, None]
+    weight = (state.log_weights - _or_zero(state.peak)[:, None]).exp() / state.mass.where(state.mass > 0, 1.0)[:, None]
     shape = (*layout.query_shape, state.image.shape[1])
     return Sources(
         image=state.image.reshape(shape),

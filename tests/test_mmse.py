@@ -439,6 +439,7 @@ def test_plan_and_repr():
 
 
 IMAGES = training_set()
+MANY = training_set(count=100)
 Y = torch.rand(2, *IMAGE, dtype=torch.float64)
 
 
@@ -458,7 +459,11 @@ Y = torch.rand(2, *IMAGE, dtype=torch.float64)
         (lambda: le.MMSE(IMAGES, le.Nonlinear(lambda x: x.sum())), "keep the batch"),
         (lambda: le.MMSE(IMAGES, le.Nonlinear(lambda x: x / 0)), "NaN or infinity"),
         (lambda: le.MMSE(IMAGES, le.Denoising(), chunk_size=0), "chunk_size"),
+        (lambda: le.MMSE(IMAGES, le.Denoising(), chunk_size=2.5), "chunk_size"),
         (lambda: le.MMSE(IMAGES, le.Denoising(), memory_limit=0), "memory_limit"),
+        (lambda: le.MMSE(MANY, le.Nonlinear(lambda x: x / (x != MANY[80]))), "NaN or infinity"),
+        (lambda: le.MMSE(IMAGES, le.Nonlinear(lambda x: x.numpy())), "ndarray"),
+        (lambda: le.MMSE(IMAGES, le.Denoising())(Y.numpy(), sigma=1.0), "from_numpy"),
         (lambda: le.MMSE(IMAGES, le.Denoising(), pre_inverse=le.Inpainting(MASK.T)), "must take.*9 × 6"),
         (lambda: le.MMSE(IMAGES, le.Denoising(), pre_inverse=le.Inpainting(MASK[:1])), "must take.*1 × 9"),
         (lambda: le.MMSE(IMAGES, FORWARD["fourier sampling"], pre_inverse=le.Blur(BOX[:1])), "must take"),
@@ -491,6 +496,42 @@ def test_bad_input(call, says, unchecked_shapes):
 def test_something_that_is_no_reduction(reduction):
     with pytest.raises(TypeError, match="an object such as"):
         le.estimators.checked_reduction(reduction)
+
+
+def test_log_density_of_sources():
+    estimator = le.MMSE(IMAGES, le.Denoising())
+    with pytest.raises(TypeError, match="got Sources"):
+        estimator.log_density(estimator(Y, sigma=1.0, reduction=le.TopSources(2)), 1.0)
+
+
+class DoubleOnly:
+    """Another library's operator that takes float64 and nothing else."""
+
+    def A(self, y):
+        assert y.dtype == torch.float64
+        return y
+
+    A_adjoint = A
+
+
+def test_a_pre_inverse_is_tried_in_the_dtype_of_the_images(generator):
+    y = measured(IMAGES, le.Denoising(), generator)
+    plain, same = le.MMSE(IMAGES, le.Denoising()), le.MMSE(IMAGES, le.Denoising(), pre_inverse=DoubleOnly())
+    torch.testing.assert_close(plain(y, sigma=1.0).mean, same(y, sigma=1.0).mean, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_absurdly_small_sigma_names_the_nearest(dtype):
+    images = IMAGES.to(dtype)
+    mean = le.MMSE(images, le.Denoising())(images[3:4], sigma=1e-25).mean
+    torch.testing.assert_close(mean, images[3:4])
+
+
+def test_sigma_may_carry_a_gradient(generator, recwarn):
+    y, sigma = measured(IMAGES, le.Denoising(), generator), torch.tensor(SIGMA, requires_grad=True)
+    le.MMSE(IMAGES, le.Denoising())(y, sigma=sigma).log_partition.sum().backward()
+    assert sigma.grad.isfinite()
+    assert not recwarn
 
 
 def test_a_nonlinear_pre_inverse():

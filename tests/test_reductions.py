@@ -183,6 +183,8 @@ def test_a_chunk_without_admissible_atoms_changes_nothing(reduction):
         for name, value in vars(reduce(order, reduction, LAYOUT)).items():
             if value is not None:
                 torch.testing.assert_close(value, wanted[name], rtol=1e-13, atol=1e-13, msg=name)
+    for value in vars(reduce([nothing], reduction, LAYOUT)).values():
+        assert value is None or not value.isnan().any()
     half = chunks[1].log_weights.clone()
     half[0] = -torch.inf
     mixed = [chunks[0], Term(half, chunks[1].squared_distances, chunks[1].values, first_image=4)]
