@@ -265,7 +265,9 @@ def split(images: Mapping[str, Image]) -> dict[str, list[Image]]:
     for name, image in images.items():
         values = image if isinstance(image, Tensor) else getattr(image, "values", None)
         if not isinstance(values, Tensor):
-            raise TypeError(f"{name}: a tensor, SignedMap or HeatMap can be shown; got {type(image).__name__}")
+            raise TypeError(
+                f"{name}: a tensor (torch.from_numpy makes one), SignedMap or HeatMap can be shown; got {type(image).__name__}"
+            )
         if values.ndim not in (2, 3, 4) or 0 in values.shape or (values.ndim > 2 and values.shape[-3] not in (1, 3)):
             raise ValueError(
                 f"{name}: shape {tuple(values.shape)} is not that of images: (h, w), (c, h, w) or (b, c, h, w) with "
@@ -334,7 +336,7 @@ def describe(images: Mapping[str, list[Image]], notes: Mapping[str, list[str]]) 
 
 
 def show(
-    *mappings: Mapping[str, Image],
+    *mappings: Any,
     scale: tuple[float, float] = UNIT,
     reference: str | None = "x",
     notes: Mapping[str, str | Sequence[str]] | None = None,
@@ -352,8 +354,12 @@ def show(
     Below each image stands its note, by default its PSNR against the one named ``reference``. ``size`` is the longer
     side on the page in CSS pixels, rounded to whole multiples of the pixels. ``alt`` replaces the generated text.
 
-    Raises ``ValueError`` for shapes that are not images and for values that are not finite.
+    Raises ``ValueError`` for shapes that are not images and for values that are not finite, and ``TypeError`` for what
+    is no image or has no name.
     """
+    for mapping in mappings:
+        if not isinstance(mapping, Mapping):
+            raise TypeError(f"an image needs a name, as in show(x=images): got a bare {type(mapping).__name__}")
     singles = split({name: image for mapping in (*mappings, named) for name, image in mapping.items()})
     low, high = scale
     if not high > low:

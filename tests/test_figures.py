@@ -262,3 +262,8 @@ assert "matplotlib.pyplot" not in sys.modules
             return float(np.dot([0.2126, 0.7152, 0.0722], linear))
 
         assert all(1.05 / (luminance(colour) + 0.05) >= 3.4 for colour in figures.COLOURS)
+
+
+def test_an_image_without_a_name():
+    with pytest.raises(TypeError, match="show\\(x=images\\)"):
+        figures.show(torch.rand(1, 1, 5, 7))
