@@ -173,7 +173,9 @@ for sigma in (1.0, 0.3, 0.1):
     assert ((lower - 1e-12 < rest[sigma]) & (rest[sigma] < upper + 1e-12)).all()
     mixing = 2 * sigma**2 * (moments.entropy + moments.log_max_weight)
     torch.testing.assert_close(moments.mean_squared_residual, r2[:, 0] + mixing)
-    print(f"σ = {sigma:g}: {(rest[sigma] < 0.01).double().mean():.0%} are copies, one weight being over 99 %")
+    copies, crowded = rest[sigma] < 0.01, rest[sigma] > 1.5 * lower + 1e-12
+    print(f"σ = {sigma:g}: {copies.double().mean():.0%} copies (a weight over 99 %),", end=" ")
+    print(f"{crowded.double().mean():.0%} with 1 − w₁ over 1.5 times what the runner-up alone makes")
 
 # %%
 figure, g = le.figures.figure(7.2, 3.4), torch.linspace(0, 30, 100)
@@ -185,11 +187,12 @@ axes.semilogy(g, torch.sigmoid(-g), color="black", linestyle=":", label="the run
 axes.axvline(math.log(2000 / 0.01), color="grey", linewidth=1)
 axes.set(xlim=(0, 30), ylim=(1e-12, 3), xlabel="gap g", ylabel="1 − w₁")
 axes.legend(loc="lower left")
-le.figures.picture(figure, alt="Every query lies between two falling lines, nearly all of them on the lower one.")
+le.figures.picture(figure, alt="Queries lie between two falling lines: for σ ≤ 0.3 by the lower one.")
 
 # %% [markdown] tags=["predict"]
-# The truth keeps to the lower line: as a rule the runner-up is the only rival. Right of the grey line at $\ln(D/\delta)$,
-# with $\delta=1\,\%$, copying is certain whatever the others do.
+# For $\sigma\le0.3$ nearly all queries keep to the lower line: the runner-up is the only rival. At $\sigma=1$ most leave
+# it, as several rivals share the rest. Right of the grey line at $\ln(D/\delta)$, with $\delta=1\,\%$, copying is certain
+# whatever the others do.
 #
 # ## The two ends
 #
@@ -246,11 +249,12 @@ le.figures.show({"y": y, "x_hat, B = Id": x_hat} | maps)
 #
 # ## Three corrections
 #
-# In its talk version the theory circulates with three slips: (1) the norm is written $\|\cdot\|_{BB^\top}$, without the
-# pseudo-inverse; (2) the projector stands on $\operatorname{Im}B$; (3) the denominator sums over $d'$, but what it sums
-# contains $x_d$. What would they answer about the six tiny images? First (1), in two units of $v$, and (3). Then (2),
-# with a square $B$, lest $\operatorname{Im}B$ is not even in the space of $y$; and its twin: of the noise, $AA^+y$ is said
-# to keep the part in $(\ker A)^\perp$, but it keeps the part in $\operatorname{Im}A$.
+# Three tempting ways to write the formula, which circulate in talks about it, are wrong: (1) the norm as
+# $\|\cdot\|_{BB^\top}$, without the pseudo-inverse; (2) $\Pi$ as the projector onto $\operatorname{Im}B$, not
+# $\operatorname{Im}B^\top$; (3) a denominator that sums over $d'$ terms which contain $x_d$. And (2) has a twin, (2b): that
+# of the noise, $AA^+y$ keeps the part in $(\ker A)^\perp$; it keeps the part in $\operatorname{Im}A$. What would they
+# answer about the six tiny images? First (1), in two units of $v$, and (3). Then (2), with a square $B$, lest
+# $\operatorname{Im}B$ is not even in the space of $y$, and (2b).
 
 # %% tags=["claim"] claim="02-norm-and-normaliser"
 # NBVAL_CHECK_OUTPUT
@@ -259,13 +263,13 @@ residuals = y - tiny.flatten(1) @ A.T
 w = {f"theorem, B × {unit:4}": theorem(tiny, A, unit * B, y, sigma)[1] for unit in (1, 0.02)}
 for unit in (1, 0.02):  # the squared norm of u with the matrix BBᵀ is ‖Bᵀu‖²
     squared_norms = (unit**2 * residuals @ B.T @ B).square().sum(1)
-    w[f"slide (1), B × {unit:4}"] = torch.softmax(-squared_norms / (2 * sigma**2), dim=0)
+    w[f"slip (1), B × {unit:4}"] = torch.softmax(-squared_norms / (2 * sigma**2), dim=0)
 each = torch.exp(-residuals.square().sum(1) / (2 * sigma**2))
-w["slide (3)"] = each / torch.stack([each for _ in tiny]).sum(0)  # nothing depends on d'
+w["slip (3)"] = each / torch.stack([each for _ in tiny]).sum(0)  # nothing depends on d'
 for name, weights in w.items():
     print(f"{name:20}", *(f"{v:.3f}" for v in weights.tolist()))
-assert torch.allclose(w["theorem, B ×    1"], w["theorem, B × 0.02"]) and w["slide (3)"].std() < 1e-12
-assert (w["slide (1), B ×    1"] - w["slide (1), B × 0.02"]).abs().max() > 0.5
+assert torch.allclose(w["theorem, B ×    1"], w["theorem, B × 0.02"]) and w["slip (3)"].std() < 1e-12
+assert (w["slip (1), B ×    1"] - w["slip (1), B × 0.02"]).abs().max() > 0.5
 
 # %% tags=["claim"] claim="02-projector-in-measurement-space"
 # NBVAL_CHECK_OUTPUT
@@ -279,16 +283,16 @@ moves, e_tiny = torch.kron(eye, eye.roll(4, 0).tril(-4)), noise(49)  # the left 
 for name, A in {"hides": problem[1], "moves": moves}.items():
     kept = A @ pinv(A) @ (A @ tiny[0].flatten() + e_tiny) - A @ tiny[0].flatten()
     wrong_by = (pinv(A) @ A @ e_tiny - kept).norm().item()
-    print(f"A {name}: noise kept {kept.norm():.2f}, the slide's is wrong by {wrong_by:.2f}")
+    print(f"A {name}: noise kept {kept.norm():.2f}, slip (2b) is wrong by {wrong_by:.2f}")
     assert (wrong_by < 1e-8) == (name == "hides")
 
 # %% [markdown] tags=["predict"]
-# The theorem does not mind the units of $v$; slide (1) answers what they dictate; slide (3) weighs all alike and always
-# answers the mean. Slip (2) does no harm to symmetric matrices, such as masks, but to all that move what they see.
+# The theorem does not mind the units of $v$; (1) answers what they dictate; (3) weighs all alike and always answers the
+# mean. (2) and (2b) do no harm to symmetric matrices, such as masks, but to those that move what they see.
 #
 # ## Does a real MLP do it?
 #
-# A fourth slip is a "therefore": MLPs approximate every continuous function, the data are finite, *therefore* they
+# A fourth, (4), is a "therefore": MLPs approximate every continuous function, the data are finite, *therefore* they
 # memorise. The theorem says where the training loss is smallest, not that training arrives there. So we try: 7 × 7
 # pixels, noise $\sigma=0.1$ drawn afresh in every step, and always the same number of steps.
 #
@@ -323,9 +327,10 @@ for D in sizes:
         y = x + 0.1 * noise(*x.shape).float()
         answers = {"y": y, "formula": formula(y, sigma=0.1).mean, "network": network(y)}
         psnr[kind, D] = le.metrics.psnr(answers["network"], answers["formula"]).mean()
+        loss = {who: (answer - x).square().mean().item() for who, answer in answers.items()}
+        print(f"D = {D}: nearest to {kind} images is", min(loss, key=loss.get))
     psnr |= {(who, D): le.metrics.psnr(answer, x).mean() for who, answer in answers.items()}
     row |= {f"{who}, D = {D}": answers[who][[120]] for who in ("formula", "network") if D != 64}
-    print(f"D = {D}: nearest to unseen images is", max(answers, key=lambda who: psnr[who, D]))
 
 # %% [markdown]
 # Above, one unseen T-shirt. Below on the left, how near the network comes to the formula; on the right, how near all
@@ -341,15 +346,16 @@ for axes, names in ((left, ("training", "unseen")), (right, ("y", "formula", "ne
     axes.legend()
 left.set_ylabel("PSNR network to formula, dB")
 right.set_ylabel("PSNR to the unseen image, dB")
-assert psnr["training", 8] > 33 and psnr["training", 512] < 28  # it copies 8 images, not 512
-assert psnr["network", 512] > psnr["formula", 512] + 2
+assert psnr["training", 8] > 33 > 31 > psnr["training", 64] > 26 and psnr["training", 512] < 28  # it copies 8
+assert all(psnr["network", D] > psnr["formula", D] + 2 for D in (64, 512))
 alt = "With more images the network leaves the formula, and comes nearer than it to unseen images."
 le.figures.stack([le.figures.show(row).figure, figure], alt=alt)
 
 # %% [markdown]
 # With 8 images the network copies: on the training images it agrees with the formula to more than 33 dB. With 512 it
-# does not, after as many steps (below 28 dB). It is worse than the formula at what it was trained for, and better by more
-# than 2 dB on unseen images: it has become a denoiser. The theorem says where perfect training would end. That this
+# does not, after as many steps (below 28 dB). With 64 it is on its way, between 26 and 31 dB. In its training loss the
+# formula wins every time (printed above); on unseen images the network is better by more than 2 dB, with 64 as with
+# 512: it has become a denoiser. The theorem says where perfect training would end. That this
 # network stops short of it is an observation, which the theorem does not explain. (Give `train` more steps, and watch
 # the left curve.)
 #
@@ -357,7 +363,8 @@ le.figures.stack([le.figures.show(row).figure, figure], alt=alt)
 #
 # * Free to be any function, a network should answer $\sum_dw_dx_d$, and what $B$ does matters only through the
 #   projector onto $\operatorname{Im}B^\top$.
-# * One image takes all the weight once $r_2^2-r_1^2$ exceeds $2\sigma^2\ln D$ by some nats: little noise means copies.
+# * One image takes all the weight but $\delta$ once $r_2^2-r_1^2$ exceeds $2\sigma^2\ln(D/\delta)$: little noise means
+#   copies.
 # * A real MLP copied a few images and not many: whether networks memorise is a question for experiments.
 #
 # ## Exercises
@@ -393,6 +400,19 @@ exercise = Exercise(
         "All weights are equal: the sum below must run over the other images too.": (
             lambda d2, sigma: torch.full_like(d2, 1 / len(d2))
         ),
+        "The weights do not add up to one: divide them by their sum.": (
+            lambda d2, sigma: torch.exp((d2.min() - d2) / (2 * sigma**2))
+        ),
+        "The weights do not add up to one, and those of large distances all vanish.": (
+            lambda d2, sigma: torch.exp(-d2 / (2 * sigma**2))
+        ),
+        "The sign of the exponent: the nearest image should weigh most.": (
+            lambda d2, sigma: torch.softmax(d2 / (2 * sigma**2), dim=0)
+        ),
+        "The exponent holds the squared distance, r², not r.": (
+            lambda d2, sigma: torch.softmax(-d2.sqrt() / (2 * sigma**2), dim=0)
+        ),
+        "The distances come squared already.": lambda d2, sigma: torch.softmax(-(d2**2) / (2 * sigma**2), dim=0),
     },
     why="A common factor cancels, so the largest weight may be made e⁰ = 1 before dividing.",
 )
@@ -466,6 +486,8 @@ exercise = Exercise(
         "That is enough against one rival; there are 1999.": largest_sigma(18 - 10, 1),
         "That is σ²; take the root.": largest_sigma(18 - 10, 2000) ** 2,
         "The gap is that of the squares, r₂² − r₁².": largest_sigma(18**0.5 - 10**0.5, 2000),
+        "A factor is missing: the exponent is divided by 2σ², not σ².": largest_sigma(2 * (18 - 10), 2000),
+        "The logarithm is the natural one, not that to base 10.": math.sqrt((18 - 10) / (2 * math.log10(2000 / 0.01))),
         "That makes all rivals together as heavy as w₁ itself: δ is missing.": largest_sigma(18 - 10, 2000, 1),
     },
     why=f"With 60 000 images it is still {largest_sigma(8, 60_000):.2f}: D enters through its logarithm.",
@@ -525,6 +547,8 @@ exercise = Exercise(
     "02-which-b",
     expected={4, 5},
     mistakes={
+        "None at all? At least one of them changes the estimate.": lambda b: len(set(b)) == 0,
+        "Only the numbers 1 to 5 can be in the set.": lambda b: not {float(i) for i in b} <= {1, 2, 3, 4, 5},
         "2 erases noise only: there, all images predict the same, and it cancels.": lambda b: 2 in set(b),
         "1 and 3 can be undone, so that nothing is lost.": lambda b: bool({1, 3} & set(b)),
         "5 loses no image, but the noise of both halves is in it, and nobody can part them again.": {4},

@@ -1,6 +1,7 @@
 """The explorable of notebook 00 shows what it says: the noise is only scaled, the answers are MAP and MMSE."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -50,14 +51,20 @@ def test_sentence_is_true(operator):
         view = room.view(operator, sigma, image)
         x, y, x_map, x_mmse = answers(view)
         gain = (metrics.psnr(x_mmse, x) - metrics.psnr(x_map, x)).item()
-        copied = view.numbers["weight of MAP"] > room.COPY
+        copied = view.numbers["weight of MAP"] >= room.COPY
         assert ("a copy" in view.sentence) == copied != ("mixes" in view.sentence)
         if copied:
             assert (x_mmse - x_map).abs().max() < 0.05  # no eye could tell them apart
+            printed = {f"{metrics.psnr(z, x).item():.1f}" for z in (x_map, x_mmse)}
+            assert ("MMSE is MAP" in view.sentence) == (len(printed) == 1) != ("MMSE is all but MAP" in view.sentence)
+        elif abs(gain) < 0.1:
+            assert "is as near to the truth" in view.sentence
         else:
             assert f"{abs(gain):.1f} dB {'nearer' if gain > 0 else 'further'}" in view.sentence
-        own = y.shape == x.shape and bool(metrics.psnr(y, x) > metrics.psnr(x_mmse, x))
-        assert ("measurement itself" in view.sentence) == own
+        estimate = metrics.psnr(x_mmse, x).item()
+        own = metrics.psnr(y, x).item() if y.shape == x.shape else -math.inf
+        assert ("measurement itself" in view.sentence) == (own - estimate >= 0.1)
+        assert f"measurement itself is nearer to the truth, at {estimate:.1f} dB" not in view.sentence
 
 
 def test_default_makes_the_point():
@@ -72,3 +79,13 @@ def test_default_makes_the_point():
 def test_estimators_are_prepared_once():
     """A slider's move meets an estimator that exists already."""
     assert room._experiment("deblurring").estimator is room._experiment("deblurring").estimator
+
+
+def test_mmse_is_map_only_where_both_print_alike():
+    """A copy of 99 % whose PSNR differs in print from that of MAP is all but MAP; a tenth of a dB is no news."""
+    known = {"weight": 0.99, "count": 1.06, "psnr_map": 11.6}
+    assert "MMSE is MAP: a copy, at 11.6 dB" in room._sentence("denoising", **known, psnr_mmse=11.62, psnr_y=11.7)
+    shown = room._sentence("denoising", **known, psnr_mmse=11.7, psnr_y=11.74)
+    assert "MMSE is all but MAP: a copy, at 11.7 dB" in shown
+    assert "measurement itself" not in shown
+    assert "at 12.0 dB" in room._sentence("denoising", **known, psnr_mmse=11.7, psnr_y=12.0)

@@ -2,11 +2,14 @@
 
 import itertools
 import math
+import re
+from functools import lru_cache
 
 import pytest
 import torch
 
 from lemmse import data, metrics
+from lemmse.ui.explorables import inverse_problems
 from lemmse.ui.explorables import mlp_memorization as room
 
 OPERATORS = list(room.OPERATORS)
@@ -31,16 +34,22 @@ def test_numbers_are_those_of_bayes(operator, sigma, count):
     effective, gap, threshold = view.numbers.values()
     assert effective == pytest.approx(torch.special.entr(weights).sum().exp().item(), rel=1e-2)
     assert gap == pytest.approx((r2[order[1]] - r2[order[0]]).item(), rel=1e-3, abs=0.05 * sigma**2)
-    assert threshold == pytest.approx(2 * sigma**2 * math.log(count))
+    assert threshold == pytest.approx(2 * sigma**2 * math.log(count / 0.01))
+
+
+@lru_cache
+def views(operator):
+    """Every state of the other controls with this operator: the number of images, and the view."""
+    grid = itertools.product(room.SIGMAS, room.COUNTS, room.TRUTHS)
+    return [(count, room.view(sigma, operator, count, image)) for sigma, count, image in grid]
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_sentence_is_true(operator):
+def test_sentence_is_true_in_every_state(operator):
     """A copy is called a copy and looks like its source; the mean is called the mean; a nearer y is mentioned."""
     images = data.fashion_mnist("train", max(room.COUNTS))
     met = set()
-    for sigma, count, image in itertools.product(room.SIGMAS[::2], (10, 2000), room.TRUTHS):
-        view = room.view(sigma, operator, count, image)
+    for count, view in views(operator):
         x, y, x_hat, nearest = (view.pictures[name] for name in ("x", "y", "x_hat", room.RANKS[0]))
         kind = view.sentence.split()[:2]
         met.add(kind[1])
@@ -51,18 +60,42 @@ def test_sentence_is_true(operator):
         else:
             assert kind == ["A", "mixture"]
             assert 1 < view.numbers["effective sources"] < count
-        _, gap, threshold = view.numbers.values()
-        assert ("is above" in view.sentence) == (gap > threshold)
-        nearer = y.shape == x.shape and bool(metrics.psnr(y, x) > metrics.psnr(x_hat, x))
-        assert ("y itself is nearer" in view.sentence) == nearer
+        own, estimate = (metrics.psnr(z, x).item() if z.shape == x.shape else -math.inf for z in (y, x_hat))
+        assert ("y itself is nearer" in view.sentence) == (own - estimate >= 0.1)
     assert {"copy:", "mixture"} <= met
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_sentence_never_contradicts_itself(operator):
+    """A gap above the bound comes with a copy, never with a mixture; a copy below it is said to need no bound."""
+    met = set()
+    for _, view in views(operator):
+        copy, above = view.sentence.startswith("A copy:"), "is above" in view.sentence
+        _, gap, threshold = view.numbers.values()
+        assert above == (gap > threshold)
+        assert above != ("is below" in view.sentence)
+        assert copy or not above, view.sentence
+        assert ("so a copy is certain" in view.sentence) == above
+        assert ("suffices for a copy but is not needed" in view.sentence) == (copy and not above)
+        assert ("so nothing forces a copy" in view.sentence) == (not copy)
+        shown = re.search(r"r₂² − r₁² = (\S+), is \w+ 2σ² ln\(D/δ\) = (\S+) with δ = 1%", view.sentence).groups()
+        assert shown[0] != shown[1], view.sentence
+        worth = re.search(r"The PSNR is (\S+) dB(?:, and y itself is nearer, at (\S+) dB)?", view.sentence).groups()
+        assert worth[0] != worth[1]
+        met.add((copy, above))
+    assert {(True, True), (False, False)} <= met
+
+
+def test_a_copy_is_the_same_thing_in_both_notebooks():
+    """One weight decides what is called a copy, here and in notebook 00."""
+    assert room.COPY == inverse_problems.COPY == 0.99
 
 
 def test_default_makes_the_point():
     """At first sight the estimate is one training image, is not the truth, and the gap says why."""
     view = room.mlp_memorization().look()
     assert view.numbers["effective sources"] < 1.001
-    assert view.numbers["gap r₂² − r₁²"] > view.numbers["2σ² ln D"]
+    assert view.numbers["gap r₂² − r₁²"] > view.numbers["2σ² ln(D/δ)"]
     assert (view.pictures["x_hat"] - view.pictures[room.RANKS[0]]).abs().max() < 1e-3
     assert metrics.psnr(view.pictures["x_hat"], view.pictures["x"]) < 16
 

@@ -21,7 +21,8 @@ IMAGES = 2000  # the training set: all that the package carries
 SIDE = 28
 SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
 TRUTHS = {"handbag": 58, "T-shirt": 0, "boot": 59, "sandal": 5}  # indices of test images
-COPY = 0.985  # the weight of one image from which a mixture looks like a copy of it
+COPY = 0.99  # the weight of one image from which no eye could tell a mixture from a copy of it
+NEARER = 0.1  # dB by which one picture must be nearer to the truth than another before that is worth saying
 
 OPERATORS = {
     "denoising": Denoising(),
@@ -100,15 +101,20 @@ def view(operator: str, sigma: float, image: str) -> View:
 
 def _sentence(operator: str, *, weight: float, count: float, psnr_map: float, psnr_mmse: float, psnr_y: float) -> str:
     """Say whether MMSE is a copy or a mixture, whether it or MAP is nearer to the truth, and whether y itself is."""
-    if weight > COPY:
-        answers = f"One training image holds {weight:.0%} of the weight, so MMSE is MAP: a copy, at {psnr_mmse:.1f} dB."
+    if weight >= COPY:
+        same = "is" if f"{psnr_mmse:.1f}" == f"{psnr_map:.1f}" else "is all but"
+        answers = (
+            f"One training image holds {weight:.0%} of the weight, so MMSE {same} MAP: a copy, at {psnr_mmse:.1f} dB."
+        )
     else:
         share = f"{weight:.0%}" if weight >= 0.01 else "less than 1%"
         gain = psnr_mmse - psnr_map
+        side = "nearer to the truth" if gain > 0 else "further from the truth"
         answers = (
             f"MAP is the training image with the largest weight, {share}; MMSE mixes about "
-            f"{count:.{0 if count >= 10 else 1}f} of them and is {abs(gain):.1f} dB "
-            f"{'nearer to' if gain > 0 else 'further from'} the truth."
+            f"{count:.{0 if count >= 10 else 1}f} of them and is "
+            f"{f'{abs(gain):.1f} dB {side}' if abs(gain) >= NEARER else 'as near to the truth'}."
         )
-    better = f" The measurement itself is nearer to the truth, at {psnr_y:.1f} dB." if psnr_y > psnr_mmse else ""
+    nearer = psnr_y - psnr_mmse >= NEARER
+    better = f" The measurement itself is nearer to the truth, at {psnr_y:.1f} dB." if nearer else ""
     return f"{MEASURED[operator]}. {answers}{better}"

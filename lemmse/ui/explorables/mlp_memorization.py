@@ -12,6 +12,7 @@ from lemmse.estimators import MMSE
 from lemmse.operators import Blur, Denoising, Downsampling, Inpainting, half_mask
 from lemmse.reductions import PosteriorMoments, TopSources
 from lemmse.ui.explorable import Explorable
+from lemmse.ui.explorables.inverse_problems import COPY, NEARER
 from lemmse.ui.view import Choice, Slider, View
 
 __all__ = ["mlp_memorization"]
@@ -21,7 +22,6 @@ SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 COUNTS = (10, 50, 200, 500, 1000, 2000)
 TRUTHS = {"T-shirt": 120, "bag": 128, "sandal": 45, "pullover": 102}  # indices of test images
 RANKS = ("nearest image", "second image", "third image")  # what the row shows of the training set
-COPY = 0.99  # a weight from which on no eye could tell the estimate from its source
 MEAN = 0.9  # a share of the training set from which on the effective sources are nearly all of them
 
 OPERATORS = {
@@ -81,7 +81,7 @@ def view(sigma: float, operator: str, count: int, image: str) -> View:
     numbers = {
         "effective sources": moments.entropy.exp().item(),
         "gap r₂² − r₁²": max(second - first, 0.0),  # rounding can swap two that tie
-        "2σ² ln D": 2 * sigma**2 * math.log(count),
+        "2σ² ln(D/δ)": 2 * sigma**2 * math.log(count / (1 - COPY)),
     }
     return View(
         pictures={"x": x, "y": y, "x_hat": moments.mean} | dict(zip(RANKS, nearest, strict=True)),
@@ -101,18 +101,29 @@ def _sentence(
     count: int, effective: float, gap: float, threshold: float, *, weights: list[float], psnr: float, psnr_y: float
 ) -> str:
     """Say whether the estimate is a copy, a mixture of few or the mean of all, why, and what it is worth."""
-    if weights[0] > COPY:
+    copy = weights[0] >= COPY
+    if copy:
         what = f"A copy: one of {count} training images holds {weights[0]:.1%} of the weight"
     elif effective < MEAN * count:
         shown = f"those shown hold {sum(weights):.0%} of the weight"
         what = f"A mixture of about {_digits(effective)} of {count} training images; {shown}"
     else:
         what = f"Nearly the mean of all {count} training images, whatever was measured"
-    side = "above" if gap > threshold else "below"
-    why = f"The gap to the runner-up, r₂² − r₁² = {_digits(gap)}, is {side} 2σ² ln D = {_digits(threshold)}"
-    better = f", and y itself is nearer, at {psnr_y:.1f} dB" if psnr_y > psnr else ""
-    return f"{what}. {why}. The PSNR is {psnr:.1f} dB{better}."
+    if gap > threshold:
+        side, so = "above", "so a copy is certain"
+    else:  # the bound is sufficient, not necessary: S7
+        side, so = "below", "a bound that suffices for a copy but is not needed" if copy else "so nothing forces a copy"
+    gap_shown, threshold_shown = _apart(gap, threshold)
+    why = f"The gap to the runner-up, r₂² − r₁² = {gap_shown}, is {side} 2σ² ln(D/δ) = {threshold_shown}"
+    better = f", and y itself is nearer, at {psnr_y:.1f} dB" if psnr_y - psnr >= NEARER else ""
+    return f"{what}. {why} with δ = {1 - COPY:.0%}, {so}. The PSNR is {psnr:.1f} dB{better}."
 
 
-def _digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+def _apart(a: float, b: float) -> tuple[str, str]:
+    """Return both numbers with as few more digits than usual as tell them apart."""
+    pairs = [(_digits(a, more), _digits(b, more)) for more in range(4)]
+    return next((pair for pair in pairs if pair[0] != pair[1]), pairs[-1])
+
+
+def _digits(value: float, more: int = 0) -> str:
+    return f"{value:.{more}f}" if value >= 10 else f"{value:.{2 + more}g}"
