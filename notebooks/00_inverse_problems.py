@@ -293,8 +293,8 @@ le.figures.show({"x": x, "y": y, "a perfect network": perfect}, notes=notes)
 # %% [markdown]
 # The image that it was trained on comes back flawless. The new one is thrown away and a plain one comes back, though
 # its print was there to see; doing nothing would have been far better. That is what the lowest possible training loss
-# asks for. Trained convolutional networks do not do this. They cannot: their architecture rules this formula out, and
-# the series is about the one that takes its place.
+# asks for. The convolutional networks of this series do not do this. They cannot: a network that sees small windows, and
+# treats all of them alike, cannot be this formula. The series is about the one that takes its place.
 #
 # ## What we saw
 #
@@ -504,7 +504,7 @@ exercise.check(denoise)
 # %% [markdown]
 # ## Where this stands in the paper
 #
-# The theory follows arXiv 2601.10334, where $\sum_dw_dx_d$ is the estimator that an MLP would be (S1 and S3 in the
-# package's docstrings). Its estimators for convolutional networks answer the same question, with the same loss and the
+# The theory follows arXiv 2601.10334, where $\sum_dw_dx_d$ is the estimator that an MLP would be ([S1 and
+# S3](../docs/statements.md) in the package's docstrings). Its estimators for convolutional networks answer the same question, with the same loss and the
 # same training set, over fewer functions. Next: 01 asks what becomes of the Gaussian noise when a map $B$ squeezes $y$
 # before the network sees it.

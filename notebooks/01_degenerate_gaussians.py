@@ -140,11 +140,13 @@ assert laws["keep all"].log_prob(x).isfinite() and laws["hide pixel 3"].log_prob
 
 drawing = le.figures.figure(7.6, 2.3, layout=None)
 for i, (name, law) in enumerate(laws.items()):
-    axes = drawing.add_axes((i / 4, 0, 0.25, 0.9), projection="3d", title=f"{name}: rank {law.rank}")
+    axes = drawing.add_axes(
+        (i / 4, 0.1, 0.2, 0.8), projection="3d", box_aspect=3 * [1], title=f"{name}: rank {law.rank}"
+    )
     axes.scatter(*law.sample((300,), generator=generator).T, s=3 if law.rank else 50, alpha=1)
-    axes.set(xlim=(0, 1), ylim=(0, 1), zlim=(0, 1), xticklabels=[], yticklabels=[], zticklabels=[])
-    axes.view_init(14, -60)
-    axes.set_box_aspect((1, 1, 1), zoom=1.2)
+    for n, axis in enumerate("xyz", 1):
+        axes.set(**{f"{axis}lim": (0, 1), f"{axis}ticklabels": [], f"{axis}label": f"pixel {n}"})
+        getattr(axes, f"{axis}axis").labelpad = -10
 le.figures.picture(drawing, alt="What B leaves of a ball of points: the ball, a flat disc, a segment, a point.")
 
 # %% [markdown] tags=["predict"]
@@ -449,9 +451,11 @@ exercise = Exercise(
         "All four supports hold the origin, but the plane and space hit the axes with probability 0.": {1, 2, 3, 4},
         "A point mass has the lowest rank of all, but the origin is not its point.": lambda a: 0 in a,
         "The two axes have the same rank, and both hold the origin.": lambda a: set(a) in ({1}, {2}),
-        "The highest rank holds the most points, and gives each of them the least.": lambda a: (
-            set(a) in ({3}, {4}, {3, 4})
+        "The plane holds it, but so do the axes, of lower rank.": {3},
+        "Both axes hold it, and their rank is the lowest there: nothing of higher rank is admitted beside them.": (
+            lambda a: set(a) & {1, 2} and set(a) & {3, 4}
         ),
+        "The highest rank holds the most points, and gives each of them the least.": lambda a: set(a) in ({4}, {3, 4}),
     },
     why="Both axes hold it, with rank 1; they share it by prior and density.",
 )
@@ -494,6 +498,6 @@ exercise.check(admitted)
 # ## Where it stands
 #
 # In the paper (arXiv 2601.10334) this is the ground under all three estimators: $By$ given a training image is the flat
-# Gaussian of section 2, and the best estimator is the conditional mean of section 4. In the code it is S2, in
-# `lemmse.gaussians`. [Notebook 02](02_mlp_memorization.ipynb) needs one support only, the image of $B$. Small windows
+# Gaussian of section 2, and the best estimator is the conditional mean of section 4. In the code it is
+# [S2](../docs/statements.md), in `lemmse.gaussians`. [Notebook 02](02_mlp_memorization.ipynb) needs one support only, the image of $B$. Small windows
 # bring back the many supports of the mask, in notebook 04.

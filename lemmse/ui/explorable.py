@@ -19,9 +19,9 @@ class Explorable:
 
     ``controls`` maps each parameter of ``view`` to its `Slider` or `Choice`; at most three are in sight, the others are
     made with ``folded=True``. ``name`` is where ``le.ui.explorables`` holds the function that makes this explorable,
-    such as ``"inverse_problems.operators"``; the state then prints as a line of Python that restores it. ``state`` sets
-    some values at the start, the others take their defaults. ``coarse``, a quicker function of the same state, answers
-    while a control moves; ``view`` follows once it rests.
+    such as ``"inverse_problems.inverse_problems"``; the state then prints as a line of Python that restores it.
+    ``state`` sets some values at the start, the others take their defaults. ``coarse``, a quicker function of the same
+    state, answers while a control moves; ``view`` follows once it rests.
 
     Raises ``ValueError`` if more than three controls are in sight or the state names a value that no control has.
     """
@@ -44,7 +44,7 @@ class Explorable:
             raise ValueError(f"explorable {title!r}: {len(in_sight)} controls are in sight; fold all but three")
         if not re.fullmatch(r"[a-z]\w*(\.[a-z]\w*)*", name):
             raise ValueError(
-                f"explorable {title!r}: name={name!r} is no dotted name such as 'inverse_problems.operators'"
+                f"explorable {title!r}: name={name!r} is no dotted name such as 'inverse_problems.inverse_problems'"
             )
         self.view, self.coarse = view, coarse
         self.controls = dict(controls)

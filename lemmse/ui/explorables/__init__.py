@@ -2,7 +2,7 @@
 
 Every public function takes the values of its controls as keywords, all optional, and returns a `lemmse.ui.Explorable`::
 
-    le.ui.explorables.inverse_problems.operators(sigma=0.1)
+    le.ui.explorables.inverse_problems.inverse_problems(sigma=0.1)
 
 Modules load on first access, since they may read image sets.
 """

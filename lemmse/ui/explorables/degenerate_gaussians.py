@@ -81,8 +81,9 @@ def _draw_plane(axes: Axes, query: Tensor, angle: int, rank: int, colour: str) -
     for k in (0.5, 1, 1.5, 2):
         axes.add_patch(Circle((0, 0), k * CLOUD, color=BLUE, alpha=0.13, linewidth=0))
     _segment(axes, PATH, 2 * EXTENT, color="#555555", linewidth=1, linestyle=":")
-    if rank == 0:
-        axes.plot(0, 0, "o", markersize=8, color=ORANGE)
+    if rank == 0:  # ringed, so that it shows behind the star too
+        axes.plot(0, 0, "o", markersize=7, color=ORANGE)
+        axes.plot(0, 0, "o", markersize=25, markerfacecolor="none", markeredgecolor=ORANGE, markeredgewidth=2)
     elif rank == 1:  # thick where it is dense
         for half_length, width in ((2 * EXTENT, 0.8), (2 * LONG, 2.2), (LONG, 4.5)):
             _segment(axes, angle, half_length, color=ORANGE, linewidth=width)
