@@ -140,9 +140,7 @@ assert laws["keep all"].log_prob(x).isfinite() and laws["hide pixel 3"].log_prob
 
 drawing = le.figures.figure(7.6, 2.3, layout=None)
 for i, (name, law) in enumerate(laws.items()):
-    axes = drawing.add_axes(
-        (i / 4, 0.1, 0.2, 0.8), projection="3d", box_aspect=3 * [1], title=f"{name}: rank {law.rank}"
-    )
+    axes = drawing.add_axes((i / 4, 0, 0.2, 0.9), projection="3d", box_aspect=3 * [1], title=f"{name}: rank {law.rank}")
     axes.scatter(*law.sample((300,), generator=generator).T, s=3 if law.rank else 50, alpha=1)
     for n, axis in enumerate("xyz", 1):
         axes.set(**{f"{axis}lim": (0, 1), f"{axis}ticklabels": [], f"{axis}label": f"pixel {n}"})
