@@ -266,10 +266,8 @@ def split(images: Mapping[str, Image]) -> dict[str, list[Image]]:
         values = image if isinstance(image, Tensor) else getattr(image, "values", None)
         if not isinstance(values, Tensor):
             raise TypeError(
-            raise TypeError(
                 f"{name}: a tensor, SignedMap or HeatMap can be shown; got {type(image).__name__} "
                 "(torch.from_numpy turns arrays)"
-            )
             )
         if values.ndim not in (2, 3, 4) or 0 in values.shape or (values.ndim > 2 and values.shape[-3] not in (1, 3)):
             raise ValueError(
