@@ -1,18 +1,16 @@
 """Progress of work that may take longer than a couple of seconds."""
 
 import time
-from collections.abc import Collection, Iterator
-from typing import TypeVar
+from collections.abc import Iterator, Sized
+from typing import Any
 
 __all__ = ["progress"]
 
 PATIENCE = 2.0
 """Seconds before a bar appears: quick work, such as the answer to a slider, shows none and pays for none."""
 
-T = TypeVar("T")
 
-
-def progress(items: Collection[T], *, description: str, unit: str = "it") -> Iterator[T]:
+def progress(items: Sized, *, description: str, unit: str = "it") -> Iterator[Any]:
     """Pass the items on, with a bar once they take longer than PATIENCE; ``TQDM_DISABLE=1`` silences it."""
     bar, started = None, time.monotonic()
     try:
