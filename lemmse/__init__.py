@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 from . import gaussians, metrics, optics
-from .estimators import MMSE
+from .estimators import MMSE, EquivariantMMSE
 from .operators import (
     Adjoint,
     Blur,
@@ -45,6 +45,7 @@ __all__ = [
     "Denoising",
     "Downsampling",
     "EpsilonInverse",
+    "EquivariantMMSE",
     "FourierSampling",
     "Inpainting",
     "Matrix",

@@ -54,16 +54,19 @@ __all__ = [
     "Downsampling",
     "EpsilonInverse",
     "FourierSampling",
+    "GramWhitener",
     "Inpainting",
     "LinearOperator",
     "Matrix",
     "Nonlinear",
+    "PolarWhitener",
     "PseudoInverse",
     "RowSpaceProjector",
     "Tikhonov",
     "as_operator",
     "center_mask",
     "dense_matrix",
+    "gram_whitener",
     "half_mask",
     "random_mask",
     "rank",
@@ -752,6 +755,39 @@ def row_space_projector(pre_inverse: LinearOperator, measurement_shape: Shape) -
 def rank(operator: Any, input_shape: Shape) -> int:
     """Return the rank of a linear operator on inputs of the given shape (without batch)."""
     return as_operator(operator).factorisation(tuple(input_shape)).rank
+
+
+@dataclass(frozen=True)
+class PolarWhitener:
+    """(B Bᵀ)^{+1/2} B = U Vᵀ of B = U S Vᵀ, which whitens B y where it lies and divides by nothing (S4.2)."""
+
+    factor: Factor
+
+    def __call__(self, y: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Return U Vᵀ y, of the shape of B y, for every input of the batch."""
+        return self.factor.forward(unit, y)
+
+
+@dataclass(frozen=True)
+class GramWhitener:
+    """(B Bᵀ)^{+1/2} B of an operator that declares the symbol of B Bᵀ and no factorisation of its own (S4.2)."""
+
+    pre_inverse: LinearOperator
+    symbol: Float64[Tensor, "h w"]
+
+    def __call__(self, y: Float[Tensor, "b ..."]) -> Float[Tensor, "b c h w"]:
+        """Return (B Bᵀ)^{+1/2} B y for every input of the batch."""
+        s = self.symbol.sqrt()
+        return convolve(on_range(torch.reciprocal, s, significant(s)).to(torch.complex128), self.pre_inverse.A(y))
+
+
+def gram_whitener(pre_inverse: LinearOperator, measurement_shape: Shape) -> "PolarWhitener | GramWhitener | None":
+    """Return the whitener of B y, which commutes with all shifts, where B declares that B Bᵀ does; else ``None``."""
+    symbol = pre_inverse.gram_symbol(*_output_shape(pre_inverse, measurement_shape)[-2:])
+    if symbol is None:
+        return None
+    factor = pre_inverse.structured_factor(tuple(measurement_shape))
+    return GramWhitener(pre_inverse, symbol) if factor is None else PolarWhitener(factor)
 
 
 _dense_factors: WeakKeyDictionary[LinearOperator, dict[Shape, DenseFactor]] = WeakKeyDictionary()

@@ -1,10 +1,10 @@
 """Circular windows, their centre pixels, and cyclic shifts."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-__all__ = ["centre_pixels", "check_patch_size", "extract_patches", "shift"]
+__all__ = ["centre_pixels", "check_patch_size", "extract_patches", "shift", "shift_each"]
 
 
 def shift(x: Float[Tensor, "... h w"], g: tuple[int, int]) -> Float[Tensor, "... h w"]:
@@ -14,6 +14,23 @@ def shift(x: Float[Tensor, "... h w"], g: tuple[int, int]) -> Float[Tensor, "...
     tensor([[3., 1., 2.]])
     """
     return torch.roll(x, shifts=tuple(g), dims=(-2, -1))
+
+
+def shift_each(x: Float[Tensor, "n c h w"], g: Int64[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
+    """Shift every image by a shift of its own and return T_g x; ``g`` are row-major indices, row · w + column.
+
+    Indices may be negative: -g undoes g.
+
+    >>> shift_each(torch.tensor([1.0, 2.0, 3.0]).expand(2, 1, 1, 3), torch.tensor([1, -1])).flatten(1)
+    tensor([[3., 1., 2.],
+            [2., 3., 1.]])
+    """
+    h, w = x.shape[-2:]
+    rows, columns = g.abs().div(w, rounding_mode="floor") * g.sign(), (g.abs() % w) * g.sign()
+    from_row = (torch.arange(h, device=x.device) - rows[:, None]) % h
+    from_column = (torch.arange(w, device=x.device) - columns[:, None]) % w
+    source = (from_row[:, :, None] * w + from_column[:, None, :]).flatten(1)
+    return x.flatten(2).gather(2, source[:, None].expand(-1, x.shape[1], -1)).unflatten(2, (h, w))
 
 
 def check_patch_size(patch_size: int, h: int, w: int) -> None:

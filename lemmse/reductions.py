@@ -10,6 +10,7 @@ even where log-weights are so large that float32 could not tell L from L + ln 2.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -32,6 +33,8 @@ __all__ = [
     "TopImages",
     "TopSources",
     "Values",
+    "accumulate",
+    "join",
     "reduce",
 ]
 
@@ -259,12 +262,22 @@ class Reduction(Protocol):
         """Return the result."""
 
 
-def reduce(terms, reduction: Reduction, layout: Layout):
+def reduce(terms: Iterable[Term], reduction: Reduction, layout: Layout):
     """Feed a stream of terms to a reduction and return its result."""
+    return reduction.finish(accumulate(terms, reduction, layout), layout)
+
+
+def accumulate(terms: Iterable[Term], reduction: Reduction, layout: Layout):
+    """Feed a stream of terms to a reduction and return the state that it ends in."""
     state = reduction.start(layout)
     for term in terms:
         state = reduction.update(state, term)
-    return reduction.finish(state, layout)
+    return state
+
+
+def join(states: list):
+    """Return the state of all queries from the states of blocks of queries, in their order."""
+    return states[0] if len(states) == 1 else type(states[0])(*map(torch.cat, zip(*states, strict=True)))
 
 
 class _MeanState(NamedTuple):
@@ -385,6 +398,11 @@ class TopSources:
     def __post_init__(self) -> None:
         """Raise ``ValueError`` unless k is a positive integer."""
         _check_k(self)
+
+    @property
+    def atoms_listed(self) -> int:
+        """Return k: estimators give so many nearest atoms exact distances, so that equal ones tie."""
+        return self.k
 
     def start(self, layout: Layout) -> _TopState:
         """Return the neutral state: an empty list."""

@@ -41,3 +41,48 @@ def mmse(images: Tensor, measure, y: Tensor, sigma: float, B: Tensor | None = No
 def entropy(weights: Tensor) -> float:
     """Shannon entropy in nats, term by term."""
     return -sum(w * math.log(w) for w in weights.tolist() if w > 0)
+
+
+def image_space(B: Tensor) -> Tensor:
+    """An orthonormal basis of the column space of a matrix."""
+    u, s, _ = torch.linalg.svd(B, full_matrices=False)
+    return u[:, s > 1e-10 * s.max()]
+
+
+def preserving_shifts(B: Tensor, image_shape) -> list[tuple[int, int]]:
+    """All shifts g with T_g Im B = Im B, from the projectors: S4.1 by the letter."""
+    _, h, w = image_shape
+    u = image_space(B)
+    projector = u @ u.T
+    found = []
+    for i in range(h):
+        for j in range(w):
+            shifted = torch.roll(u.T.reshape(-1, *image_shape), (i, j), (2, 3)).reshape(u.shape[1], -1).T
+            if float((shifted @ shifted.T - projector).abs().max() if u.shape[1] else 0) < 1e-7:
+                found.append((i, j))
+    return found
+
+
+def equivariant_mmse(images: Tensor, measure, y: Tensor, sigma: float, B: Tensor, image_shape, shifts=None):
+    """Mean, log-partition, and weights (D, h, w) by a loop over images and admissible shifts, S4.1.
+
+    ``B`` is a dense matrix onto images of ``image_shape``; the norm of (BBᵀ)⁺ comes from its SVD.
+    """
+    _, h, w = image_shape
+    u, s, _ = torch.linalg.svd(B, full_matrices=False)
+    keep = s > 1e-10 * s.max()
+    whiten = u[:, keep].T / s[keep, None]
+    v = (B @ y.reshape(-1)).reshape(image_shape)
+    log_weights = torch.full((len(images), h, w), -math.inf, dtype=torch.float64)
+    for i, j in preserving_shifts(B, image_shape) if shifts is None else shifts:
+        unshifted = torch.roll(v, (-i, -j), (1, 2)).reshape(-1)
+        for d, x in enumerate(images):
+            residual = whiten @ (unshifted - B @ measure(x[None])[0].reshape(-1))
+            log_weights[d, i, j] = -float(residual @ residual) / (2 * sigma**2)
+    largest = float(log_weights.max())
+    weights = torch.exp(log_weights - largest)
+    total = float(weights.sum())
+    mean = torch.zeros_like(images[0])
+    for d, i, j in (weights > 0).nonzero().tolist():
+        mean += weights[d, i, j] / total * torch.roll(images[d], (i, j), (1, 2))
+    return mean, largest + math.log(total), weights / total

@@ -295,8 +295,8 @@ def test_an_expanded_query_computes_its_distances_once(generator, monkeypatch):
     estimator = le.MMSE(images, le.Denoising())
     wanted = estimator(y.repeat(7, 1, 1, 1), sigma=sigma, reduction=le.PosteriorMoments())
     asked = []
-    original = le.estimators.squared_distances
-    monkeypatch.setattr(le.estimators, "squared_distances", lambda q, *k: asked.append(len(q)) or original(q, *k))
+    original = le.kernels.squared_distances
+    monkeypatch.setattr(le.kernels, "squared_distances", lambda q, *k: asked.append(len(q)) or original(q, *k))
     got = estimator(y.expand(7, -1, -1, -1), sigma=sigma, reduction=le.PosteriorMoments())
     assert asked == [1]
     for name, value in vars(got).items():
@@ -322,7 +322,7 @@ def test_images_made_on_demand_give_the_same_answer_and_are_never_all_in_memory(
     lazy = LazyImages(images)
     y = measured(images, physics, generator)
     estimator = le.MMSE(lazy, physics, chunk_size=7)
-    assert lazy.largest == le.estimators.CENTRE_SAMPLE < len(images)
+    assert lazy.largest == le._checks.CENTRE_SAMPLE < len(images)
     lazy.largest = lazy.made = 0
     got, wanted = estimator(y, sigma=SIGMA), le.MMSE(images, physics)(y, sigma=SIGMA)
     assert lazy.largest == 7
@@ -495,7 +495,7 @@ def test_bad_input(call, says, unchecked_shapes):
 @pytest.mark.parametrize("reduction", [le.PosteriorMean, 3])
 def test_something_that_is_no_reduction(reduction):
     with pytest.raises(TypeError, match="an object such as"):
-        le.estimators.checked_reduction(reduction)
+        le._checks.checked_reduction(reduction)
 
 
 def test_log_density_of_sources():
@@ -588,7 +588,7 @@ class TestTheTestsFail:
         images = (0.9 + 0.1 * training_set()).clamp(0, 1).float()
         y = images[:3] + 0.02 * torch.randn(3, *IMAGE, generator=generator)
         keys, queries = images.flatten(1), y.flatten(1)
-        d2 = le.estimators.squared_distances(queries, keys, keys.square().sum(1))
+        d2 = le.kernels.squared_distances(queries, keys, keys.square().sum(1))
         single = (-d2 / (2 * 0.02**2)).logsumexp(1).double()
         double = le.MMSE(images.double(), le.Denoising())(y.double(), sigma=0.02).log_partition
         assert (single - double).abs().max() > 5e-3

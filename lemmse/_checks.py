@@ -1,0 +1,168 @@
+"""What estimators ask of their input, and what they say where it is not so."""
+
+import warnings
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from .operators import LinearOperator, Nonlinear
+from .reductions import PosteriorMean, Reduction
+
+__all__ = [
+    "ImageSet",
+    "check_measurements",
+    "check_pre_inverse",
+    "check_tolerance",
+    "checked_measured",
+    "checked_reduction",
+    "checked_sample",
+    "checked_sigma",
+    "checked_values",
+    "positive_integer",
+]
+
+CENTRE_SAMPLE = 64
+"""Queries and keys are centred on a mean over so many images, which spares digits (S13, precision budget)."""
+
+RANGE_ATOL = 1e-4
+"""Images may leave [0, 1] by this much, the rounding of a resize, before a warning says so."""
+
+
+@runtime_checkable
+class ImageSet(Protocol):
+    """Images that may be made on demand: a ``shape`` (D, c, h, w), and slices that are tensors."""
+
+    shape: tuple[int, int, int, int]
+
+    def __getitem__(self, index: slice) -> Float[Tensor, "k c h w"]:
+        """Return the images of a slice."""
+
+
+def checked_sample(images: Tensor | ImageSet) -> Float[Tensor, "k c h w"]:
+    """Return the first CENTRE_SAMPLE images; raises ``ValueError`` unless images can serve as a training set."""
+    shape = getattr(images, "shape", None)
+    if shape is None or len(shape) != 4 or min(shape) < 1:
+        came = type(images).__name__ if shape is None else f"shape {tuple(shape)}"
+        raise ValueError(f"images must be (D, c, h, w) with at least one image, one channel and one pixel: got {came}.")
+    looked_at = checked_values(images if isinstance(images, Tensor) else images[0:CENTRE_SAMPLE])
+    low, high = (float(bound) for bound in looked_at.detach().aminmax())
+    if low < -RANGE_ATOL or high > 1 + RANGE_ATOL:
+        warnings.warn(
+            f"images are expected in [0, 1], these run from {low:g} to {high:g}: sigma and PSNR refer to that range.",
+            stacklevel=3,
+        )
+    return looked_at[0:CENTRE_SAMPLE]
+
+
+def checked_values(images: Any) -> Float[Tensor, "k c h w"]:
+    """Return the images, or raise ``ValueError`` unless they are a tensor of finite float32 or float64 numbers."""
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images must be a torch tensor: got {type(images).__name__}. torch.from_numpy turns arrays.")
+    if images.dtype not in (torch.float32, torch.float64):
+        how = "images.float()" if images.is_floating_point() else "images.float() / 255 for 8-bit images"
+        raise ValueError(f"images must be float32 or float64: got {images.dtype}. Convert them, with {how}.")
+    low, high = images.aminmax()
+    if not (low.isfinite() and high.isfinite()):
+        bad = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"images must be finite: {len(bad)} of {len(images)} hold NaN or infinity, first image {bad[0]}."
+        )
+    return images
+
+
+def checked_measured(physics: LinearOperator | Nonlinear, measured: Any, images: Tensor) -> Float[Tensor, "k ..."]:
+    """Return A x, or raise ``ValueError`` unless it keeps batch, dtype and device of the images and is finite."""
+    if not isinstance(measured, Tensor):
+        raise ValueError(f"{physics!r} must return torch tensors: got {type(measured).__name__}.")
+    if measured.ndim < 2 or len(measured) != len(images):
+        raise ValueError(
+            f"{physics!r} turns {len(images)} images of {tuple(images.shape[1:])} into {tuple(measured.shape)}: it "
+            "must keep the batch, (b, c, h, w) -> (b, ...)."
+        )
+    if measured.dtype != images.dtype or measured.device != images.device:
+        raise ValueError(
+            f"{physics!r} turns images of {images.dtype} on {images.device} into {measured.dtype} on "
+            f"{measured.device}: move the operator's own tensors to the dtype and device of the images."
+        )
+    if not measured.isfinite().all():
+        raise ValueError(f"{physics!r} turns finite images into NaN or infinity: mend the operator.")
+    return measured
+
+
+def check_pre_inverse(
+    pre_inverse: LinearOperator | Nonlinear, measured: Float[Tensor, "b ..."]
+) -> Float[Tensor, "b ..."]:
+    """Return B of zeros; raises ``TypeError`` where B is nonlinear, ``ValueError`` where it refuses measurements."""
+    if isinstance(pre_inverse, Nonlinear):
+        raise TypeError(f"pre_inverse must be linear: got {pre_inverse!r}. Noise mapped by it would not be Gaussian.")
+    try:
+        return pre_inverse.A(torch.zeros_like(measured))
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"pre_inverse must take what physics.A gives, (b, {', '.join(map(str, measured.shape[1:]))}), and "
+            f"{pre_inverse!r} does not: {error}"
+        ) from error
+
+
+def check_measurements(y: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    """Raise ``ValueError`` unless y is a batch of finite measurements of the given shape, dtype and device."""
+    if not isinstance(y, Tensor):
+        raise ValueError(f"y must be a torch tensor: got {type(y).__name__}. torch.from_numpy turns arrays.")
+    wanted = f"(b, {', '.join(map(str, shape))})"
+    if y.ndim < 1 or len(y) < 1 or tuple(y.shape[1:]) != shape:
+        hint = " One measurement alone is y[None]." if tuple(y.shape) == shape else ""
+        raise ValueError(f"y must have the shape of physics.A(x), {wanted}: got {tuple(y.shape)}.{hint}")
+    if y.dtype != dtype or y.device != device:
+        raise ValueError(
+            f"y is {y.dtype} on {y.device}, the images' measurements are {dtype} on {device}: "
+            f"convert one of them, e.g. y.to({dtype}).to('{device}')."
+        )
+    if not y.isfinite().all():
+        bad = int((~y.isfinite()).sum())
+        raise ValueError(f"y must be finite: {bad} of its {y.numel()} entries are NaN or infinite.")
+
+
+def checked_sigma(sigma: float | Tensor, count: int, device: torch.device) -> Float64[Tensor, " b"]:
+    """Return sigma as one number per query; raises ``ValueError`` unless positive, finite, of shape () or (b,)."""
+    try:
+        sigma = torch.as_tensor(sigma, dtype=torch.float64, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"sigma must be a number or one per query, ({count},): got {sigma!r}.") from None
+    if sigma.ndim > 1 or sigma.numel() not in (1, count):
+        raise ValueError(f"sigma must be a number or one per query, ({count},): got shape {tuple(sigma.shape)}.")
+    if not ((sigma > 0) & sigma.isfinite()).all():
+        raise ValueError(f"sigma is the noise's standard deviation, positive and finite: got {sigma.tolist()}.")
+    return sigma.expand(count)
+
+
+def checked_reduction(reduction: Any) -> Reduction:
+    """Return the reduction, ``PosteriorMean()`` for ``None``; raises ``TypeError`` for what is no reduction."""
+    if reduction is None:
+        return PosteriorMean()
+    if isinstance(reduction, type) or not isinstance(reduction, Reduction):
+        came = f"the class {reduction.__name__}" if isinstance(reduction, type) else repr(reduction)
+        raise TypeError(f"reduction must be an object such as PosteriorMean() or TopSources(5): got {came}.")
+    return reduction
+
+
+def check_tolerance(tolerance: float, reduction: Reduction) -> None:
+    """Raise ``ValueError`` unless the tolerance is zero, or positive with a reduction that can honour it."""
+    if not tolerance >= 0:
+        raise ValueError(
+            f"tolerance is the largest error per pixel that is allowed, zero or positive: got {tolerance}."
+        )
+    if tolerance > 0 and not reduction.honours_tolerance:
+        raise ValueError(
+            f"tolerance={tolerance} certifies the error of the posterior mean only; {type(reduction).__name__} needs "
+            f"the "
+            "exact weights: use tolerance=0, or PosteriorMean()."
+        )
+
+
+def positive_integer(value: Any, counts: str) -> int:
+    """Return the value as an ``int``; raises ``ValueError`` unless it is a positive integer."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise ValueError(f"{counts}, a positive integer: got {value!r}.")
+    return int(value)

@@ -1,0 +1,422 @@
+"""How queries meet atoms: squared distances to all of them, and weighted sums of what they are worth.
+
+A *comparison* knows what a measurement is as a query and as a key, and gives the squared distances of queries to the
+atoms of a chunk of images: the images themselves (S3), or their shifts (S4). There are four:
+
+==========================  ===========================================================================================
+``RowComparison``           ‖Π(y - A x)‖ by a matrix product; atoms are whole images
+``ShiftedRowComparison``    ‖B⁺T_g⁻¹v - Π A x‖ by a matrix product, any B: the general path of S4
+``CircularComparison``      ‖ṽ - T_g κ̃‖ for all shifts at once, by FFT, where whitening commutes with the shifts (S4.2)
+``DiagonalComparison``      ‖b⁺T_g⁻¹v - Π A x‖ for a diagonal B, by a sum and a correlation (S4.2)
+==========================  ===========================================================================================
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Complex, Float, Float64, Int64
+from torch import Tensor
+
+from ._factors import Factor
+from ._types import LOG_WEIGHT_FLOOR
+from .operators import RowSpaceProjector
+from .patches import shift_each
+
+__all__ = [
+    "CircularComparison",
+    "Comparison",
+    "DiagonalComparison",
+    "Keys",
+    "RowComparison",
+    "ShiftedRowComparison",
+    "ShiftedValues",
+    "refined",
+    "squared_distances",
+    "unchanged",
+]
+
+REFINED_BLOCK = 2**22
+"""Numbers of differences that are held at once when distances are computed anew."""
+
+REFINED_LOG_WEIGHT = 1e-3
+"""Where rounding could move a log-weight by more than this many nats, distances near the smallest are computed anew."""
+
+REFINED_REACH = 20.0
+"""... those of atoms within so many nats of the heaviest: an error of a lighter one is lost in rounding."""
+
+CENTRE_GRID = 256
+"""Centres are rounded to multiples of 1/256, so that images of dyadic values keep exact distances."""
+
+FEW_SHIFTS = 64
+"""Up to so many shifts of an image are summed shift by shift; for more of them the FFT is faster."""
+
+FEW_ATOMS = 32
+"""Up to so many atoms of any weight, per query, are summed one by one: without the rounding of an FFT."""
+
+SHIFT_BLOCK = 2**20
+"""Numbers of shifted images that are held at once."""
+
+Whitener = Callable[[Tensor], Tensor]
+"""From measurements, (b, ...), to what is compared."""
+
+
+def unchanged(y: Tensor) -> Tensor:
+    """Return y: the whitener of B = Id."""
+    return y
+
+
+def squared_distances(
+    queries: Float[Tensor, "q m"], rows: Float[Tensor, "k m"], norms: Float[Tensor, " k"]
+) -> Float[Tensor, "q k"]:
+    """Return ‖q - k‖² of every pair by one matrix product, never negative; ``norms`` are the ‖k‖²."""
+    return torch.addmm(queries.square().sum(1)[:, None] + norms, queries, rows.T, alpha=-2).clamp_min(0)
+
+
+def refined(
+    d2: Float[Tensor, "q K"],
+    exact: Callable[[Int64[Tensor, " n"], Int64[Tensor, " n"]], Float[Tensor, " n"]],
+    *,
+    rounding: float,
+    sigma: Float[Tensor, " b"],
+    listed: int = 0,
+    block: int = REFINED_BLOCK,
+) -> Float[Tensor, "q K"]:
+    """Return the squared distances with those near each query's smallest computed anew, by ``exact`` (query, atom).
+
+    Products and FFTs leave an error of about ``rounding``, which at a small sigma decides between near neighbours;
+    differences leave eps r². Where this cannot matter (REFINED_LOG_WEIGHT), nothing is done, unless the ``listed``
+    nearest atoms are asked for by name: equal ones must tie, to the last bit. ``block`` pairs are computed at once.
+    """
+    sigma, refine_below = sigma.detach(), (rounding / (2 * REFINED_LOG_WEIGHT)) ** 0.5
+    bounds = []
+    if float(sigma.min()) < refine_below:
+        reach = 2 * rounding + 2 * REFINED_REACH * min(float(sigma.max()), refine_below) ** 2
+        bounds.append(d2.amin(1, keepdim=True) + reach)
+    if listed:
+        last = d2.topk(min(listed, d2.shape[1]), dim=1, largest=False).values[:, -1:]
+        bounds.append(last + 2 * rounding)
+    if not bounds:
+        return d2
+    near = (d2 <= torch.stack(bounds).amax(0)).nonzero()
+    anew = torch.cat([exact(*pairs.unbind(1)).to(d2) for pairs in near.split(block)])
+    return d2.index_put(tuple(near.unbind(1)), anew)
+
+
+# ---------------------------------------------------------------------------------------------------------- comparisons
+
+
+class Keys(NamedTuple):
+    """What queries are compared with, one per image: rows or spectra, and the squared norm of each."""
+
+    rows: Tensor
+    norms: Float[Tensor, " k"]
+
+
+class Comparison(ABC):
+    """The squared distances of queries to the atoms of a chunk, ordered image-major.
+
+    ``shifts`` (S,) are the row-major indices of the shifts that make atoms of an image, ascending; ``None`` where atoms
+    are whole images. ``path`` and ``whitener`` say in words what is done; ``key_entries`` and ``query_entries`` are the
+    numbers that an image and a query take at once.
+    """
+
+    path: str
+    whitener: str
+    shifts: Int64[Tensor, " s"] | None = None
+    key_entries: int
+    query_entries: int
+
+    @property
+    def atoms_per_image(self) -> int:
+        """Return the number S of atoms of an image."""
+        return 1 if self.shifts is None else len(self.shifts)
+
+    @abstractmethod
+    def queries(self, y: Float[Tensor, "q ..."]) -> Tensor:
+        """Return what measurements are as queries, (q, ...)."""
+
+    @abstractmethod
+    def keys(self, measured: Float[Tensor, "k ..."]) -> Keys:
+        """Return what the measurements of images are as keys."""
+
+    @abstractmethod
+    def squared_distances(self, queries: Tensor, keys: Keys) -> Float[Tensor, "q K"]:
+        """Return r² of every query and atom, (q, k·S), never negative."""
+
+    @abstractmethod
+    def rounding(self, queries: Tensor, keys: Keys) -> float:
+        """Return about how far rounding can move a squared distance near the smallest."""
+
+    @abstractmethod
+    def exact(
+        self,
+        queries: Tensor,
+        keys: Keys,
+        measured: Callable[[Int64[Tensor, " n"]], Tensor],
+        query: Int64[Tensor, " n"],
+        atom: Int64[Tensor, " n"],
+    ) -> Float[Tensor, " n"]:
+        """Return r² of some pairs from differences; ``measured`` gives A x of images of the chunk."""
+
+    def refined_distances(
+        self,
+        queries: Tensor,
+        keys: Keys,
+        measured: Callable[[Int64[Tensor, " n"]], Tensor],
+        *,
+        sigma: Float[Tensor, " b"],
+        listed: int,
+    ) -> Float[Tensor, "q K"]:
+        """Return r² of every query and atom, those near each query's smallest from differences."""
+        return refined(
+            self.squared_distances(queries, keys),
+            lambda query, atom: self.exact(queries, keys, measured, query, atom),
+            rounding=self.rounding(queries, keys),
+            sigma=sigma,
+            listed=listed,
+            block=max(1, REFINED_BLOCK // self.key_size(queries)),
+        )
+
+    def key_size(self, queries: Tensor) -> int:
+        """Return how many numbers a query compares with a key."""
+        return queries[0].numel()
+
+
+class RowComparison(Comparison):
+    """Queries Π y and keys Π A x, centred on the mean key of a sample."""
+
+    path, whitener = "matrix products", "none"
+
+    def __init__(self, project: Whitener, sample: Float[Tensor, "k ..."]):
+        self.project = project
+        self.centre = (project(sample).mean(0) * CENTRE_GRID).round() / CENTRE_GRID
+        self.key_entries, self.query_entries = 4 * self.centre.numel(), 2 * self.centre.numel()
+
+    def queries(self, y: Float[Tensor, "q ..."]) -> Float[Tensor, "q 1 m"]:
+        """Return Π y as rows."""
+        return (self.project(y) - self.centre).flatten(1)[:, None]
+
+    def keys(self, measured: Float[Tensor, "k ..."]) -> Keys:
+        """Return Π A x as rows."""
+        rows = (self.project(measured) - self.centre).flatten(1)
+        return Keys(rows, torch.linalg.vector_norm(rows, dim=1).square())
+
+    def squared_distances(self, queries: Float[Tensor, "q s m"], keys: Keys) -> Float[Tensor, "q K"]:
+        """Return ‖q - k‖² of every pair, by one matrix product."""
+        count = queries.shape[1]
+        return squared_distances(queries.flatten(0, 1), *keys).unflatten(0, (-1, count)).mT.flatten(1)
+
+    def rounding(self, queries: Float[Tensor, "q s m"], keys: Keys) -> float:
+        """Return 4 eps (‖q‖² + ‖k‖²): a query far from the origin is far from every key, and its error is no matter."""
+        largest = queries.square().sum(2).amin(1).max() + keys.norms.max()
+        return 4 * torch.finfo(keys.norms.dtype).eps * float(largest.detach())
+
+    def key_size(self, queries: Float[Tensor, "q s m"]) -> int:
+        """Return how many numbers a query compares with a key."""
+        return queries.shape[2]
+
+    def exact(self, queries: Tensor, keys: Keys, measured: Callable, query: Tensor, atom: Tensor) -> Tensor:
+        """Return ‖q - k‖² of some pairs."""
+        image, place = atom // queries.shape[1], atom % queries.shape[1]
+        return (queries[query, place] - keys.rows[image]).square().sum(1)
+
+
+@final
+class ShiftedRowComparison(RowComparison):
+    """Queries B⁺T_g⁻¹v for every shift g and keys Π A x: any B, by its factorisation (S4.2, general path).
+
+    Queries are made in float64 and rounded once, as B⁺ amplifies rounding.
+    """
+
+    path, whitener = "general: matrix products", "B⁺ after every shift"
+
+    def __init__(self, factor: Factor, shifts: Int64[Tensor, " s"], sample: Float[Tensor, "k ..."]):
+        super().__init__(RowSpaceProjector(factor), sample)
+        self.factor, self.shifts = factor, shifts
+        self.query_entries *= len(shifts)
+
+    def queries(self, y: Float[Tensor, "q ..."]) -> Float[Tensor, "q s m"]:
+        """Return B⁺T_g⁻¹ B y as rows, one per shift."""
+        v = self.factor.forward(unchanged, y.double())
+        block = max(1, SHIFT_BLOCK // v.numel())
+        rows = [self._rows(v, shifts, y.dtype) for shifts in self.shifts.split(block)]
+        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+
+    def _rows(self, v: Float64[Tensor, "q c h w"], shifts: Int64[Tensor, " s"], dtype: torch.dtype) -> Tensor:
+        back = shift_each(v.repeat_interleave(len(shifts), 0), -shifts.repeat(len(v)))
+        rows = (self.factor.backward(torch.reciprocal, back) - self.centre.double()).flatten(1).to(dtype)
+        return rows.unflatten(0, (len(v), len(shifts)))
+
+
+@final
+class CircularComparison(Comparison):
+    """Queries ṽ and keys κ̃ that are images on a grid, where whitening commutes with the shifts: r = ‖ṽ - T_g κ̃‖.
+
+    ``whiten`` maps measurements to images (c, h/s, w/s); a shift by (i, j) pixels of that grid is one by (s i, s j)
+    pixels of the full image (``stride`` s, ``full_width`` w). Both are centred on one colour, the mean of a sample,
+    which every shift preserves. All shifts of an image cost one inverse FFT.
+    """
+
+    path = "fast: one FFT per image"
+
+    def __init__(self, whiten: Whitener, sample: Float[Tensor, "k ..."], *, stride: int, full_width: int):
+        self.whiten = whiten
+        self.whitener = "none" if whiten is unchanged else "spectral"
+        whitened = whiten(sample)
+        self.colour = (whitened.mean((0, 2, 3))[:, None, None] * CENTRE_GRID).round() / CENTRE_GRID
+        self.size = tuple(whitened.shape[-2:])
+        rows, columns = (stride * torch.arange(side, device=sample.device) for side in self.size)
+        self.shifts = (rows[:, None] * full_width + columns).flatten()
+        self.key_entries = self.query_entries = 4 * whitened[0].numel()
+
+    def queries(self, y: Float[Tensor, "q ..."]) -> Float[Tensor, "q c h w"]:
+        """Return ṽ, whitened and centred."""
+        return self.whiten(y) - self.colour
+
+    def keys(self, measured: Float[Tensor, "k ..."]) -> Keys:
+        """Return the spectra of κ̃, whitened and centred."""
+        whitened = self.whiten(measured) - self.colour
+        return Keys(torch.fft.rfft2(whitened), whitened.square().sum((1, 2, 3)))
+
+    def squared_distances(self, queries: Float[Tensor, "q c h w"], keys: Keys) -> Float[Tensor, "q K"]:
+        """Return ‖ṽ - T_g κ̃‖² of every pair and shift, by one correlation per pair."""
+        constant = queries.square().sum((1, 2, 3))[:, None] + keys.norms
+        return _from_correlation(constant[..., None, None], queries, keys.rows).flatten(1)
+
+    def rounding(self, queries: Float[Tensor, "q c h w"], keys: Keys) -> float:
+        """Return 4 eps (‖ṽ‖² + ‖κ̃‖²)."""
+        largest = queries.square().sum((1, 2, 3)).max() + keys.norms.max()
+        return 4 * torch.finfo(keys.norms.dtype).eps * float(largest.detach())
+
+    def exact(self, queries: Tensor, keys: Keys, measured: Callable, query: Tensor, atom: Tensor) -> Tensor:
+        """Return ‖ṽ - T_g κ̃‖² of some pairs; shifts that give equal images give equal distances, to the last bit."""
+        images, which = (atom // self.atoms_per_image).unique(return_inverse=True)
+        whitened = self.whiten(measured(images)) - self.colour
+        return (queries[query] - shift_each(whitened[which], atom % self.atoms_per_image)).square().sum((1, 2, 3))
+
+
+@final
+class DiagonalComparison(Comparison):
+    """Queries v = b y and keys b⁺ A x of a diagonal B, in float64, as b⁺ amplifies rounding (S4.2).
+
+    r² = Σ_n b⁺² (T_g⁻¹v)² - 2 ⟨T_g⁻¹v, b⁺ A x⟩ + ‖Π A x‖²: the first term is one sum per shift, whatever the number of
+    images, and the second is a correlation. Shifts that do not preserve the support of b are left out.
+    """
+
+    path, whitener = "fast: a sum of every shift and one FFT per image", "diagonal"
+
+    def __init__(self, factor: Factor, shifts: Int64[Tensor, " s"], sample: Float[Tensor, "k c h w"]):
+        ones = torch.ones_like(sample[:1], dtype=torch.float64)
+        self.diagonal = factor.forward(unchanged, ones)[0]
+        self.inverse = factor.backward(torch.reciprocal, ones)[0]
+        self.shifts, self.size = shifts, tuple(sample.shape[-2:])
+        self.key_entries = self.query_entries = 8 * ones.numel()
+
+    def queries(self, y: Float[Tensor, "q c h w"]) -> Float64[Tensor, "q c h w"]:
+        """Return v = b y."""
+        return self.diagonal * y.double()
+
+    def keys(self, measured: Float[Tensor, "k c h w"]) -> Keys:
+        """Return the spectra of b⁺ A x, and ‖Π A x‖²."""
+        kept = self._kept(measured)
+        return Keys(torch.fft.rfft2(self.inverse * kept), kept.square().sum((1, 2, 3)))
+
+    def squared_distances(self, queries: Float64[Tensor, "q c h w"], keys: Keys) -> Float64[Tensor, "q K"]:
+        """Return ‖b⁺T_g⁻¹v - Π A x‖² of every pair and shift."""
+        size = math.prod(self.size)
+        whitened = torch.stack([self._norms_of_shifts(v) for v in queries])  # (q, S)
+        constant = queries.new_zeros(len(queries), size).index_copy(1, self.shifts, whitened)
+        constant = (constant[:, None] + keys.norms[:, None]).unflatten(2, self.size)
+        return _from_correlation(constant, queries, keys.rows).flatten(2)[:, :, self.shifts].flatten(1)
+
+    def rounding(self, queries: Float64[Tensor, "q c h w"], keys: Keys) -> float:
+        """Return 8 eps ‖v‖ ‖b⁺ A x‖ or so."""
+        spectra = keys.rows.abs().square().sum((1, 2, 3)).max() * 2 / math.prod(self.size)
+        largest = queries.square().sum((1, 2, 3)).max().sqrt() * spectra.sqrt() + keys.norms.max()
+        return 8 * torch.finfo(torch.float64).eps * float(largest.detach())
+
+    def exact(self, queries: Tensor, keys: Keys, measured: Callable, query: Tensor, atom: Tensor) -> Tensor:
+        """Return ‖b⁺T_g⁻¹v - Π A x‖² of some pairs."""
+        images, which = (atom // self.atoms_per_image).unique(return_inverse=True)
+        back = shift_each(queries[query], -self.shifts[atom % self.atoms_per_image])
+        return (self.inverse * back - self._kept(measured(images))[which]).square().sum((1, 2, 3))
+
+    def _kept(self, measured: Float[Tensor, "k c h w"]) -> Float64[Tensor, "k c h w"]:
+        """Return Π A x."""
+        return measured.double() * (self.inverse != 0)
+
+    def _norms_of_shifts(self, v: Float64[Tensor, "c h w"]) -> Float64[Tensor, " s"]:
+        """Return ‖b⁺T_g⁻¹v‖² for every shift: sums of squares, as an FFT would spread the error of the largest."""
+        squared, gains = v.square()[None], self.inverse.square()
+        parts = self.shifts.split(max(1, SHIFT_BLOCK // v.numel()))
+        return torch.cat([(shift_each(squared.expand(len(g), -1, -1, -1), -g) * gains).sum((1, 2, 3)) for g in parts])
+
+
+def _from_correlation(
+    constant: Float[Tensor, "q k ..."], queries: Float[Tensor, "q c h w"], spectra: Complex[Tensor, "k c h w2"]
+) -> Float[Tensor, "q k h w"]:
+    """Return constant - 2 ⟨query, T_g key⟩ for every shift g, never negative."""
+    seen = torch.fft.rfft2(queries)
+    product = sum(spectra[:, channel].conj() * seen[:, None, channel] for channel in range(spectra.shape[1]))
+    return (constant - 2 * torch.fft.irfft2(product, s=queries.shape[-2:])).clamp_min(0)
+
+
+# --------------------------------------------------------------------------------------------------------------- values
+
+
+@dataclass(frozen=True)
+class ShiftedValues:
+    """The shifts T_g x of images (k, c, h, w), ``shifts`` (s,) row-major indices: values of k·s atoms, never made.
+
+    A weighted sum is a convolution of the images with their weights, by FFT; few shifts are summed shift by shift, and
+    few atoms of any weight (above exp(LOG_WEIGHT_FLOOR)) one by one. ``spectra`` spares the FFT of the images.
+    """
+
+    images: Float[Tensor, "k c h w"]
+    shifts: Int64[Tensor, " s"]
+    spectra: Complex[Tensor, "k c h w2"] | None = None
+
+    def weighted_sum(self, weights: Float[Tensor, "q K"]) -> Float[Tensor, "q c h w"]:
+        """Return Σ w T_g x."""
+        return self._sum(weights, self.images, self.spectra)
+
+    def weighted_sum_of_squares(self, weights: Float[Tensor, "q K"]) -> Float[Tensor, "q c h w"]:
+        """Return Σ w (T_g x)², entry by entry."""
+        return self._sum(weights, self.images.square(), None)
+
+    def _sum(self, weights: Tensor, images: Tensor, spectra: Tensor | None) -> Tensor:
+        live = weights.detach() > math.exp(LOG_WEIGHT_FLOOR)
+        if int(live.sum()) <= FEW_ATOMS * len(weights):
+            return self._sum_of_atoms(weights, images, live)
+        if len(self.shifts) <= FEW_SHIFTS:
+            return self._sum_of_shifts(weights, images)
+        chosen = live.unflatten(1, (-1, len(self.shifts))).any(2).any(0)
+        weights = weights.unflatten(1, (-1, len(self.shifts)))
+        if not chosen.all():
+            weights, images = weights[:, chosen], images[chosen]
+            spectra = None if spectra is None else spectra[chosen]
+        return self._convolution(weights, images, spectra)
+
+    def _sum_of_atoms(self, weights: Tensor, images: Tensor, live: Tensor) -> Tensor:
+        query, atom = live.nonzero().unbind(1)
+        image, place = atom // len(self.shifts), atom % len(self.shifts)
+        values = weights[query, atom][:, None, None, None] * shift_each(images[image], self.shifts[place])
+        return values.new_zeros(len(weights), *images.shape[1:]).index_add(0, query, values)
+
+    def _sum_of_shifts(self, weights: Tensor, images: Tensor) -> Tensor:
+        per_shift = weights.unflatten(1, (-1, len(self.shifts))).permute(2, 0, 1)  # (s, q, k)
+        sums = (per_shift @ images.flatten(1)).unflatten(2, images.shape[1:])
+        return sum(shift_each(part, g.expand(len(part))) for part, g in zip(sums, self.shifts, strict=True))
+
+    def _convolution(self, weights: Tensor, images: Tensor, spectra: Tensor | None) -> Tensor:
+        h, w = images.shape[-2:]
+        if len(self.shifts) < h * w:
+            weights = weights.new_zeros(*weights.shape[:2], h * w).index_copy(2, self.shifts, weights)
+        weighted = torch.fft.rfft2(weights.unflatten(2, (h, w)))
+        spectra = torch.fft.rfft2(images) if spectra is None else spectra
+        sums = [(weighted * spectra[:, channel]).sum(1) for channel in range(spectra.shape[1])]
+        return torch.fft.irfft2(torch.stack(sums, dim=1), s=(h, w))
