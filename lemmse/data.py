@@ -21,14 +21,15 @@ from typing import NamedTuple
 import numpy as np
 import pooch
 import torch
-from jaxtyping import Float32, Int64, UInt8, UInt64
+from jaxtyping import Float, Float32, Int64, UInt8, UInt64
 from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ._progress import PATIENCE, progress
+from .patches import shift_each
 
-__all__ = ["FASHION_MNIST_CLASSES", "cifar10", "fashion_mnist", "image_folder", "photo_crops"]
+__all__ = ["FASHION_MNIST_CLASSES", "ShiftedImages", "cifar10", "fashion_mnist", "image_folder", "photo_crops"]
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
@@ -43,6 +44,48 @@ FASHION_MNIST_CLASSES = (
     "Ankle boot",
 )
 """Names of the classes of Fashion-MNIST; image d of ``fashion_mnist`` is of class d % 10, in both splits."""
+
+
+# ---- Augmentation ---------------------------------------------------------------------------------------------------
+
+
+class ShiftedImages:
+    """All circular shifts of images (D, c, h, w), as the D·h·w images of an augmented training set (S4.3).
+
+    Image k is T_g x_d, with d = k // (h·w) and g the shift of row-major index k % (h·w). Shifts are made when a slice
+    asks for them and never all at once: estimators take such a set in place of a tensor of images. Raises
+    ``ValueError`` for images that are no (D, c, h, w) tensor.
+
+    >>> images = torch.tensor([1.0, 2.0, 3.0]).reshape(1, 1, 1, 3)
+    >>> ShiftedImages(images)[1:3].flatten(1)
+    tensor([[3., 1., 2.],
+            [2., 3., 1.]])
+    """
+
+    def __init__(self, images: Float[Tensor, "D c h w"]):
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            came = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(f"ShiftedImages shifts a tensor of images (D, c, h, w): got {came}.")
+        self.images = images
+        d, c, h, w = images.shape
+        self.shape = (d * h * w, c, h, w)
+
+    def __getitem__(self, index: slice) -> Float[Tensor, "k c h w"]:
+        """Return the shifted images of a slice."""
+        image, pixel = self.sources(torch.arange(*index.indices(len(self)), device=self.images.device))
+        return shift_each(self.images[image], pixel)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def sources(self, index: Int64[Tensor, "..."]) -> tuple[Int64[Tensor, "..."], Int64[Tensor, "..."]]:
+        """Return the image d and the row-major index of the shift g that shifted images are made of."""
+        shifts = self.shape[2] * self.shape[3]
+        return index.div(shifts, rounding_mode="floor"), index % shifts
+
+    def __repr__(self) -> str:
+        d, c, h, w = self.images.shape
+        return f"ShiftedImages({d} images of {c}×{h}×{w}, {h * w} shifts each)"
 
 
 # ---- Fashion-MNIST --------------------------------------------------------------------------------------------------
