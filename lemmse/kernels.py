@@ -328,8 +328,7 @@ class DiagonalComparison(Comparison):
     def squared_distances(self, queries: Float64[Tensor, "q c h w"], keys: Keys) -> Float64[Tensor, "q K"]:
         """Return ‖b⁺T_g⁻¹v - Π A x‖² of every pair and shift."""
         size = math.prod(self.size)
-        whitened = torch.stack([self._norms_of_shifts(v) for v in queries])  # (q, S)
-        constant = queries.new_zeros(len(queries), size).index_copy(1, self.shifts, whitened)
+        constant = queries.new_zeros(len(queries), size).index_copy(1, self.shifts, self._norms_of_shifts(queries))
         constant = (constant[:, None] + keys.norms[:, None]).unflatten(2, self.size)
         return _from_correlation(constant, queries, keys.rows).flatten(2)[:, :, self.shifts].flatten(1)
 
@@ -349,11 +348,14 @@ class DiagonalComparison(Comparison):
         """Return Π A x."""
         return measured.double() * (self.inverse != 0)
 
-    def _norms_of_shifts(self, v: Float64[Tensor, "c h w"]) -> Float64[Tensor, " s"]:
+    def _norms_of_shifts(self, v: Float64[Tensor, "q c h w"]) -> Float64[Tensor, "q s"]:
         """Return ‖b⁺T_g⁻¹v‖² for every shift: sums of squares, as an FFT would spread the error of the largest."""
-        squared, gains = v.square()[None], self.inverse.square()
-        parts = self.shifts.split(max(1, SHIFT_BLOCK // v.numel()))
-        return torch.cat([(shift_each(squared.expand(len(g), -1, -1, -1), -g) * gains).sum((1, 2, 3)) for g in parts])
+        gains, squared = self.inverse.square()[None], v.square()
+        if (gains == gains[:, :1]).all():  # channels alike: one sum serves them all
+            gains, squared = gains[:, :1], squared.sum(1, keepdim=True)
+        blocks = self.shifts.split(max(1, SHIFT_BLOCK // gains.numel()))
+        shifted = (shift_each(gains.expand(len(g), -1, -1, -1), g).flatten(1) for g in blocks)
+        return torch.cat([squared.flatten(1) @ rows.T for rows in shifted], dim=1)
 
 
 def _from_correlation(
