@@ -1,9 +1,11 @@
 # Everything runs in .venv, which the first command makes. Another Python: make PYTHON=python3.12 test
+# One topic of the benchmarks: make bench ONLY=equivariant
 # A given build of PyTorch (CPU, CUDA): make TORCH_INDEX=https://... lab; see "Install" in README.md.
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 LAB_FLAGS ?=
+ONLY ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
@@ -12,7 +14,7 @@ FIRST := notebooks/00_inverse_problems.ipynb
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-colab test-deepinv notebooks lint format constraints clean
+.PHONY: help lab test test-colab test-deepinv bench notebooks lint format constraints clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +30,9 @@ test-colab: .venv/.test  ## run the widgets' and notebooks' tests under Colab's 
 
 test-deepinv: .venv-deepinv/.made  ## run the tests with deepinv's own operators (several GB)
 	@.venv-deepinv/bin/python -m pytest tests/optional
+
+bench: .venv/.test  ## measure time and memory beside the alternatives (ONLY=equivariant: one topic)
+	@$(BIN)/python -m benchmarks $(ONLY)
 
 notebooks: .venv/.notebooks  ## regenerate every .ipynb, with outputs, from its .py
 	@$(BIN)/python scripts/notebooks.py

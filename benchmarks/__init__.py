@@ -1,0 +1,1 @@
+"""Time and memory of the estimators, beside what else a user could pick: `make bench`."""
