@@ -77,7 +77,7 @@ def squared_distances(
 
 
 def refined(
-    d2: Float[Tensor, "q K"],
+    d2: Float[Tensor, "q k s"],
     exact: Callable[[Int64[Tensor, " n"], Int64[Tensor, " n"]], Float[Tensor, " n"]],
     *,
     rounding: float,
@@ -85,25 +85,31 @@ def refined(
     listed: int = 0,
     block: int = REFINED_BLOCK,
 ) -> Float[Tensor, "q K"]:
-    """Return the squared distances with those near each query's smallest computed anew, by ``exact`` (query, atom).
+    """Return the squared distances to the s atoms of each image, those near each query's smallest computed anew.
 
     Products and FFTs leave an error of about ``rounding``, which at a small sigma decides between near neighbours;
-    differences leave eps r². Where this cannot matter (REFINED_LOG_WEIGHT), nothing is done, unless the ``listed``
-    nearest atoms are asked for by name: equal ones must tie, to the last bit. ``block`` pairs are computed at once.
+    differences, ``exact`` (query, atom), leave eps r². Where this cannot matter (REFINED_LOG_WEIGHT), nothing is done,
+    unless the ``listed`` nearest atoms are asked for by name: equal ones must tie, to the last bit. ``block`` pairs are
+    computed at once.
     """
     sigma, refine_below = sigma.detach(), (rounding / (2 * REFINED_LOG_WEIGHT)) ** 0.5
+    smallest_sigma = float(sigma.min())
+    if smallest_sigma >= refine_below and not listed:
+        return d2.flatten(1)
+    nearest = d2.detach().amin(2)  # of each image: most need not be looked at again
     bounds = []
-    if float(sigma.min()) < refine_below:
+    if smallest_sigma < refine_below:
         reach = 2 * rounding + 2 * REFINED_REACH * min(float(sigma.max()), refine_below) ** 2
-        bounds.append(d2.amin(1, keepdim=True) + reach)
+        bounds.append(nearest.amin(1) + reach)
     if listed:
-        last = d2.topk(min(listed, d2.shape[1]), dim=1, largest=False).values[:, -1:]
+        last = d2.detach().flatten(1).topk(min(listed, d2[0].numel()), dim=1, largest=False).values[:, -1]
         bounds.append(last + 2 * rounding)
-    if not bounds:
-        return d2
-    near = (d2 <= torch.stack(bounds).amax(0)).nonzero()
-    anew = torch.cat([exact(*pairs.unbind(1)).to(d2) for pairs in near.split(block)])
-    return d2.index_put(tuple(near.unbind(1)), anew)
+    bound = torch.stack(bounds).amax(0)
+    query, image = (nearest <= bound[:, None]).nonzero().unbind(1)
+    row, place = (d2.detach()[query, image] <= bound[query, None]).nonzero().unbind(1)
+    query, atom = query[row], image[row] * d2.shape[2] + place
+    anew = [exact(*pairs).to(d2) for pairs in zip(query.split(block), atom.split(block), strict=True)]
+    return d2.flatten(1).index_put((query, atom), torch.cat(anew))
 
 
 # ---------------------------------------------------------------------------------------------------------- comparisons
@@ -144,8 +150,8 @@ class Comparison(ABC):
         """Return what the measurements of images are as keys."""
 
     @abstractmethod
-    def squared_distances(self, queries: Tensor, keys: Keys) -> Float[Tensor, "q K"]:
-        """Return r² of every query and atom, (q, k·S), never negative."""
+    def squared_distances(self, queries: Tensor, keys: Keys) -> Float[Tensor, "q k s"]:
+        """Return r² of every query and atom, never negative."""
 
     @abstractmethod
     def rounding(self, queries: Tensor, keys: Keys) -> float:
@@ -205,10 +211,10 @@ class RowComparison(Comparison):
         rows = (self.project(measured) - self.centre).flatten(1)
         return Keys(rows, torch.linalg.vector_norm(rows, dim=1).square())
 
-    def squared_distances(self, queries: Float[Tensor, "q s m"], keys: Keys) -> Float[Tensor, "q K"]:
+    def squared_distances(self, queries: Float[Tensor, "q s m"], keys: Keys) -> Float[Tensor, "q k s"]:
         """Return ‖q - k‖² of every pair, by one matrix product."""
         count = queries.shape[1]
-        return squared_distances(queries.flatten(0, 1), *keys).unflatten(0, (-1, count)).mT.flatten(1)
+        return squared_distances(queries.flatten(0, 1), *keys).unflatten(0, (-1, count)).mT
 
     def rounding(self, queries: Float[Tensor, "q s m"], keys: Keys) -> float:
         """Return 4 eps (‖q‖² + ‖k‖²): a query far from the origin is far from every key, and its error is no matter."""
@@ -282,10 +288,10 @@ class CircularComparison(Comparison):
         whitened = self.whiten(measured) - self.colour
         return Keys(torch.fft.rfft2(whitened), whitened.square().sum((1, 2, 3)))
 
-    def squared_distances(self, queries: Float[Tensor, "q c h w"], keys: Keys) -> Float[Tensor, "q K"]:
+    def squared_distances(self, queries: Float[Tensor, "q c h w"], keys: Keys) -> Float[Tensor, "q k s"]:
         """Return ‖ṽ - T_g κ̃‖² of every pair and shift, by one correlation per pair."""
         constant = queries.square().sum((1, 2, 3))[:, None] + keys.norms
-        return _from_correlation(constant[..., None, None], queries, keys.rows).flatten(1)
+        return _from_correlation(constant[..., None, None], queries, keys.rows).flatten(2)
 
     def rounding(self, queries: Float[Tensor, "q c h w"], keys: Keys) -> float:
         """Return 4 eps (‖ṽ‖² + ‖κ̃‖²)."""
@@ -325,12 +331,12 @@ class DiagonalComparison(Comparison):
         kept = self._kept(measured)
         return Keys(torch.fft.rfft2(self.inverse * kept), kept.square().sum((1, 2, 3)))
 
-    def squared_distances(self, queries: Float64[Tensor, "q c h w"], keys: Keys) -> Float64[Tensor, "q K"]:
+    def squared_distances(self, queries: Float64[Tensor, "q c h w"], keys: Keys) -> Float64[Tensor, "q k s"]:
         """Return ‖b⁺T_g⁻¹v - Π A x‖² of every pair and shift."""
         size = math.prod(self.size)
         constant = queries.new_zeros(len(queries), size).index_copy(1, self.shifts, self._norms_of_shifts(queries))
         constant = (constant[:, None] + keys.norms[:, None]).unflatten(2, self.size)
-        return _from_correlation(constant, queries, keys.rows).flatten(2)[:, :, self.shifts].flatten(1)
+        return _from_correlation(constant, queries, keys.rows).flatten(2)[:, :, self.shifts]
 
     def rounding(self, queries: Float64[Tensor, "q c h w"], keys: Keys) -> float:
         """Return 8 eps ‖v‖ ‖b⁺ A x‖ or so."""
@@ -362,9 +368,9 @@ def _from_correlation(
     constant: Float[Tensor, "q k ..."], queries: Float[Tensor, "q c h w"], spectra: Complex[Tensor, "k c h w2"]
 ) -> Float[Tensor, "q k h w"]:
     """Return constant - 2 ⟨query, T_g key⟩ for every shift g, never negative."""
-    seen = torch.fft.rfft2(queries)
+    seen = -2 * torch.fft.rfft2(queries)
     product = sum(spectra[:, channel].conj() * seen[:, None, channel] for channel in range(spectra.shape[1]))
-    return (constant - 2 * torch.fft.irfft2(product, s=queries.shape[-2:])).clamp_min(0)
+    return (constant + torch.fft.irfft2(product, s=queries.shape[-2:])).clamp_min(0)
 
 
 # --------------------------------------------------------------------------------------------------------------- values

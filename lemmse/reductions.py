@@ -108,6 +108,11 @@ class Term:
         """Return the number of atoms that each image contributes."""
         return 1 if self.pixels is None else len(self.pixels)
 
+    @property
+    def peak(self) -> Float[Tensor, " q"]:
+        """Return the largest log-weight that each query sees."""
+        return self.log_weights.amax(1).detach()
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -187,26 +192,31 @@ class Sources:
 # ------------------------------------------------------------------------------------------------ arithmetic of weights
 
 
-def _peak_and_mass(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return peak, mass, the weights in units of the peak, and the log-weights relative to it (S12.2).
+def _in_units_of(peak: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the weights in units of their peak, their mass, and the log-weights relative to the peak (S12.2).
 
     A row of nothing but -inf has no admissible atom: its mass is 0 and so are its weights.
     """
-    peak = log_weights.amax(1).detach()
     relative = (log_weights - _or_zero(peak)[:, None]).clamp_min(LOG_WEIGHT_FLOOR)
-    u = relative.exp() * peak.isfinite()[:, None]
-    return peak, u.sum(1), u, relative
+    u = relative.exp()
+    if not peak.isfinite().all():
+        u = u * peak.isfinite()[:, None]
+    return u, u.sum(1), relative
 
 
-def _normalise(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return weights that sum to one, peak, mass, and the log-weights relative to the peak."""
-    peak, mass, u, relative = _peak_and_mass(log_weights)
-    return u / mass.where(mass > 0, 1.0)[:, None], peak, mass, relative
+def _count_for_nothing(peak: Tensor, state) -> bool:
+    """Return whether a term with this peak has no share in the union with a state, for any query: see ``_combine``."""
+    return bool((peak < state.peak + LOG_WEIGHT_FLOOR).all())
 
 
 def _or_zero(peak: Tensor) -> Tensor:
     """Return the peak as a finite reference, also where there is none."""
     return peak.where(peak.isfinite(), 0.0)
+
+
+def _or_one(mass: Tensor) -> Tensor:
+    """Return the mass as a divisor, also where there is none."""
+    return mass.where(mass > 0, 1.0)
 
 
 def _combine(peak_1: Tensor, mass_1: Tensor, peak_2: Tensor, mass_2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -216,7 +226,7 @@ def _combine(peak_1: Tensor, mass_1: Tensor, peak_2: Tensor, mass_2: Tensor) -> 
     part_1 = mass_1 * _flushed_exp(peak_1 - reference)
     part_2 = mass_2 * _flushed_exp(peak_2 - reference)
     mass = part_1 + part_2
-    total = mass.where(mass > 0, 1.0)
+    total = _or_one(mass)
     return peak, mass, part_1 / total, part_2 / total
 
 
@@ -298,8 +308,12 @@ class PosteriorMean:
 
     def update(self, state: _MeanState, term: Term) -> _MeanState:
         """Return the state after one more term."""
-        weights, peak, mass, _ = _normalise(term.log_weights)
-        return self.merge(state, _MeanState(peak, mass, term.values.weighted_sum(weights)))
+        peak = term.peak
+        if _count_for_nothing(peak, state):
+            return state
+        u, mass, _ = _in_units_of(peak, term.log_weights)
+        total = term.values.weighted_sum(u)
+        return self.merge(state, _MeanState(peak, mass, total / _column(_or_one(mass), total)))
 
     def merge(self, state_1: _MeanState, state_2: _MeanState) -> _MeanState:
         """Return the state of the union of two disjoint sets of atoms (S12.6)."""
@@ -337,14 +351,18 @@ class PosteriorMoments:
 
     def update(self, state: _MomentsState, term: Term) -> _MomentsState:
         """Return the state after one more term."""
-        weights, peak, mass, relative = _normalise(term.log_weights)
-        mean = term.values.weighted_sum(weights)
-        variance = (term.values.weighted_sum_of_squares(weights) - mean.square()).clamp_min(0)
+        peak = term.peak
+        if _count_for_nothing(peak, state):
+            return state
+        u, mass, relative = _in_units_of(peak, term.log_weights)
+        total = _or_one(mass)
+        mean, square = term.values.weighted_sum(u), term.values.weighted_sum_of_squares(u)
+        mean, square = mean / _column(total, mean), square / _column(total, square)
+        variance = (square - mean.square()).clamp_min(0)
         original = relative if term.log_multiplicity is None else relative - term.log_multiplicity
-        log_mass = mass.where(mass > 0, 1.0).log()
-        entropy = log_mass - (weights * original).sum(1)  # H = L - E_w[ℓ - ln m], S12.1
-        log_max_weight = original.amax(1) - log_mass
-        residual = (weights * term.squared_distances).sum(1)
+        entropy = total.log() - (u * original).sum(1) / total  # H = L - E_w[ℓ - ln m], S12.1
+        log_max_weight = original.amax(1) - total.log()
+        residual = (u * term.squared_distances).sum(1) / total
         chunk = _MomentsState(peak, mass, mean, variance, entropy, log_max_weight, residual)
         return self.merge(state, chunk)
 
@@ -411,12 +429,20 @@ class TopSources:
     def update(self, state: _TopState, term: Term) -> _TopState:
         """Return the state after one more term."""
         _refuse_merged(self, term)
+        peak = term.peak
+        if self._full_of_heavier(state, peak) and _count_for_nothing(peak, state):
+            return state
         index = _heaviest_indices(term.log_weights, self.k)
         pixel = torch.zeros_like(index) if term.pixels is None else term.pixels[index % term.atoms_per_image]
-        peak, mass, _, _ = _peak_and_mass(term.log_weights)
+        _, mass, _ = _in_units_of(peak, term.log_weights)
         log_weights = term.log_weights.gather(1, index).double()
         image = term.first_image + index // term.atoms_per_image
         return self.merge(state, _TopState(peak, mass, log_weights, image, pixel))
+
+    def _full_of_heavier(self, state: _TopState, peak: Tensor) -> bool:
+        """Return whether k atoms heavier than this peak are listed already, for every query."""
+        listed = state.log_weights
+        return listed.shape[1] == self.k and bool((peak.double() < listed[:, -1]).all())
 
     def merge(self, state_1: _TopState, state_2: _TopState) -> _TopState:
         """Return the state of the union of two disjoint sets of atoms: the best k of both lists."""
@@ -445,7 +471,8 @@ class TopImages:
     def update(self, state: _TopState, term: Term) -> _TopState:
         """Return the state after one more term: the log-weights of an image's atoms are added up first."""
         _refuse_merged(self, term)
-        peak, mass, _, _ = _peak_and_mass(term.log_weights)
+        peak = term.peak
+        _, mass, _ = _in_units_of(peak, term.log_weights)
         atoms = term.log_weights.unflatten(1, (-1, term.atoms_per_image))
         top = atoms.amax(2)
         relative = (atoms - _or_zero(top)[..., None]).clamp_min(LOG_WEIGHT_FLOOR)
@@ -490,7 +517,10 @@ def _heaviest_indices(log_weights: Float[Tensor, "q K"], k: int) -> Int64[Tensor
     ``topk`` alone leaves the choice among equal entries open.
     """
     k = min(k, log_weights.shape[1])
-    threshold = log_weights.topk(k, dim=1).values[:, -1:]
+    top = log_weights.topk(k, dim=1)
+    threshold = top.values[:, -1:]
+    if int((log_weights >= threshold).sum()) == top.indices.numel():
+        return top.indices.sort(1).values
     above, equal = log_weights > threshold, log_weights == threshold
     room = k - above.sum(1, keepdim=True)
     chosen = above | (equal & (equal.cumsum(1) <= room))
@@ -507,7 +537,7 @@ def _merge_lists(state_1: _TopState, state_2: _TopState, k: int) -> _TopState:
 
 
 def _sources(state: _TopState, layout: Layout, *, has_pixels: bool) -> Sources:
-    weight = (state.log_weights - _or_zero(state.peak)[:, None]).exp() / state.mass.where(state.mass > 0, 1.0)[:, None]
+    weight = (state.log_weights - _or_zero(state.peak)[:, None]).exp() / _or_one(state.mass)[:, None]
     shape = (*layout.query_shape, state.image.shape[1])
     return Sources(
         image=state.image.reshape(shape),
