@@ -85,9 +85,7 @@ class Case:
         if self.same_answer is None:
             return None
         if answer is None or reference is None or answer.shape != reference.shape:
-            raise RuntimeError(
-                f"{self.label!r} is to be compared with the reference: one of them returned no such tensor."
-            )
+            raise RuntimeError(f"{self.label!r} or the reference returned no tensor to compare, or another shape.")
         found = float(abs(answer - reference).max())
         if not found <= self.same_answer:
             raise RuntimeError(f"{self.label!r} differs from the reference by {found:.1e}, not {self.same_answer:g}.")
