@@ -782,8 +782,9 @@ class GramWhitener:
 
 
 def gram_whitener(pre_inverse: LinearOperator, measurement_shape: Shape) -> "PolarWhitener | GramWhitener | None":
-    """Return the whitener of B y, which commutes with all shifts, where B declares that B Bᵀ does; else ``None``."""
-    symbol = pre_inverse.gram_symbol(*_output_shape(pre_inverse, measurement_shape)[-2:])
+    """Return the whitener of B y where B declares that B Bᵀ commutes with all shifts of its images; else ``None``."""
+    shape = _output_shape(pre_inverse, measurement_shape)
+    symbol = pre_inverse.gram_symbol(*shape[1:]) if len(shape) == 3 else None
     if symbol is None:
         return None
     factor = pre_inverse.structured_factor(tuple(measurement_shape))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lemmse as le
-from lemmse.patches import centre_pixels, extract_patches, shift
+from lemmse.patches import centre_pixels, extract_patches, shift, shift_each
 
 C, H, W = 2, 5, 7
 
@@ -25,6 +25,14 @@ def test_shifts_form_a_group():
     x = torch.rand(1, C, H, W)
     assert torch.equal(shift(shift(x, (2, 5)), (4, 6)), shift(x, (6, 11)))
     assert torch.equal(shift(x, (H, W)), x)
+
+
+def test_each_image_is_shifted_by_a_shift_of_its_own():
+    x = torch.rand(C * H * W, C, H, W)
+    index = torch.arange(len(x)) % (H * W)
+    wanted = torch.cat([shift(one[None], divmod(int(g), W)) for one, g in zip(x, index, strict=True)])
+    assert torch.equal(shift_each(x, index), wanted)
+    assert torch.equal(shift_each(wanted, -index), x)
 
 
 @pytest.mark.parametrize("p", [1, 3, 5])

@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+import lemmse as le
 from lemmse import data
 
 ROOT = Path(__file__).parents[1]
@@ -597,6 +598,42 @@ def test_folders_without_images(tmp_path):
         FileNotFoundError, match=rf"no folder {tmp_path}/photo/june\. {tmp_path} holds notes\.txt, photos/"
     ):
         data.image_folder(tmp_path / "photo" / "june", 8)
+
+
+# ---- Augmentation ---------------------------------------------------------------------------------------------------
+
+
+def test_shifted_images_are_all_shifts_of_all_images():
+    images = torch.rand(3, 2, 4, 5)
+    shifted = data.ShiftedImages(images)
+    wanted = torch.cat([torch.roll(x, (i, j), (1, 2))[None] for x in images for i in range(4) for j in range(5)])
+    assert shifted.shape == (60, 2, 4, 5)
+    assert len(shifted) == 60
+    assert torch.equal(shifted[:], wanted)
+    for part in (slice(7, 31), slice(-9, None), slice(50, 99), slice(0, 60, 7), slice(5, 5)):
+        assert torch.equal(shifted[part], wanted[part])
+    image, pixel = shifted.sources(torch.tensor([[0, 19], [20, 59]]))
+    assert image.tolist() == [[0, 0], [1, 2]]
+    assert pixel.tolist() == [[0, 19], [0, 19]]
+    assert repr(shifted) == "ShiftedImages(3 images of 2×4×5, 20 shifts each)"
+
+
+def test_shifted_images_are_never_all_in_memory(monkeypatch):
+    """An estimator asks for slices, and a slice makes no more than itself."""
+    made = []
+    original = data.shift_each
+    monkeypatch.setattr(data, "shift_each", lambda x, g: made.append(len(x)) or original(x, g))
+    images = torch.rand(3, 1, 8, 8)
+    le.MMSE(data.ShiftedImages(images), le.Denoising(), chunk_size=50)(images[:1], sigma=1.0)
+    assert made == [64, 50, 50, 50, 42]
+
+
+@pytest.mark.parametrize(
+    ("images", "says"), [(torch.rand(3, 4, 5), r"\(3, 4, 5\)"), (np.zeros((1, 1, 2, 2)), "ndarray")]
+)
+def test_shifts_of_something_else(images, says, unchecked_shapes):
+    with pytest.raises(ValueError, match=says):
+        data.ShiftedImages(images)
 
 
 # ---- Counts, splits, sizes ------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import lemmse as le
-from lemmse.operators import as_operator, dense_matrix, rank, row_space_projector
+from lemmse.operators import GramWhitener, as_operator, dense_matrix, gram_whitener, rank, row_space_projector
 from operators_registry import BOX, CASES, FORWARD, GAUSSIAN, IMAGE, MASK, C, Case, H, LikeDeepinv, W, random_matrix
 from reference import dense
 
@@ -65,6 +65,26 @@ def test_rank_and_row_space(case, generator):
     projector = torch.linalg.pinv(A, rtol=1e-8) @ A
     projected = row_space_projector(case.operator, case.input_shape)(x)
     torch.testing.assert_close(projected.flatten(1), x.flatten(1) @ projector.T, rtol=0, atol=1e-10)
+
+
+@cases
+def test_whitener_of_a_circulant_gram(case, generator):
+    """(B Bᵀ)^{+1/2} B, by the eigenvectors of B Bᵀ, wherever it is declared that they are Fourier modes."""
+    whiten = gram_whitener(case.operator, case.input_shape)
+    output = case.operator.A(inputs(case, 1, generator))
+    declared = output.ndim == 4 and case.operator.gram_symbol(*output.shape[-2:]) is not None
+    assert (whiten is not None) == declared
+    if whiten is None:
+        return
+    B = dense(case.operator.A, case.input_shape)
+    values, vectors = torch.linalg.eigh(B @ B.T)
+    kept = values > 1e-14 * values.max()
+    root = (vectors[:, kept] / values[kept].sqrt()) @ vectors[:, kept].T
+    x = inputs(case, 2, generator)
+    torch.testing.assert_close(whiten(x).flatten(1), x.flatten(1) @ (root @ B).T, rtol=0, atol=1e-7)
+    symbol = case.operator.gram_symbol(*output.shape[-2:])
+    undeclared = GramWhitener(case.operator, symbol)
+    torch.testing.assert_close(undeclared(x), whiten(x), rtol=0, atol=1e-7)
 
 
 @cases
