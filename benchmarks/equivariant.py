@@ -72,6 +72,10 @@ def low_pass_of_random_matrix(problem: Problem) -> le.Matrix:
 # ------------------------------------------------------------------------------------------------------------ baselines
 
 
+FLOOR = -60.0
+"""Log-weights below this, relative to the largest, count as this: products of subnormal numbers would slow baselines."""
+
+
 def loop_over_shifts(problem: Problem, shifts: int | None = None) -> Callable[[], Tensor | None]:
     """Return a loop over shifts of y with a streaming log-sum-exp: distances to all images, weights, one mean a shift.
 
@@ -89,7 +93,7 @@ def loop_over_shifts(problem: Problem, shifts: int | None = None) -> Callable[[]
             d = torch.cdist(back, rows, compute_mode="donot_use_mm_for_euclid_dist")[0]
             log_weights = d.square() / (-2 * problem.sigma**2)
             higher = torch.maximum(peak, log_weights.max())
-            weights, fading = (log_weights - higher).exp(), (peak - higher).exp()
+            weights, fading = (log_weights - higher).clamp_min(FLOOR).exp(), (peak - higher).exp()
             seen = torch.roll((weights @ rows).reshape(1, c, h, w), (g // w, g % w), dims=(2, 3))
             peak, mass, mean = higher, mass * fading + weights.sum(), mean * fading + seen
         return mean / mass if shifts is None else None
@@ -109,8 +113,8 @@ def product_with_all_shifts(problem: Problem) -> Callable[[], Tensor]:
     def run() -> Tensor:
         shifted = problem.y.reshape(c, -1)[:, back].transpose(0, 1).reshape(h * w, -1)
         log_weights = torch.addmm(norms, shifted, rows.T, beta=-1, alpha=2) / (2 * problem.sigma**2)
-        weights = log_weights.flatten().softmax(0).reshape(log_weights.shape)
-        seen = (weights @ rows).reshape(h * w, c, h * w)
+        weights = log_weights.sub_(log_weights.max()).clamp_min_(FLOOR).exp_()
+        seen = (weights.div_(weights.sum()) @ rows).reshape(h * w, c, h * w)
         return seen.gather(2, forth[:, None].expand(-1, c, -1)).sum(0).reshape(1, c, h, w)
 
     return run
