@@ -73,7 +73,7 @@ def low_pass_of_random_matrix(problem: Problem) -> le.Matrix:
 
 
 FLOOR = -60.0
-"""Log-weights below this, relative to the largest, count as this: products of subnormal numbers would slow baselines."""
+"""Log-weights relative to the largest are raised to this: products of subnormal numbers would slow the baselines."""
 
 
 def loop_over_shifts(problem: Problem, shifts: int | None = None) -> Callable[[], Tensor | None]:
