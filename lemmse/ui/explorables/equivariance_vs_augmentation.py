@@ -1,5 +1,7 @@
 """The explorables of notebook 03: when augmentation equals equivariance (S4.3), and what follows a shift (S4.1)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -40,6 +42,17 @@ ALIKE = 1e-3  # a relative difference that no eye sees
 @lru_cache
 def _truths() -> Float64[Tensor, "b c h w"]:
     return data.fashion_mnist("test", max(TRUTHS.values()) + 1)[list(TRUTHS.values())].double()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread: on arrays this small several wait for one another, for seconds where cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _relative(difference: Tensor, whole: Tensor) -> float:
@@ -164,6 +177,7 @@ def commutator(matrix: Float64[Tensor, "N N"]) -> float:
     return max(_relative(M.roll((1, 1), (axis, axis + 2)) - M, M) for axis in (0, 1))
 
 
+@_one_thread()
 def compare(operator: str, pre_inverse: str, sigma: float, image: str) -> View:
     """Measure one true image and return both estimates, their difference, the admissible shifts, the best source."""
     pair, index = _pair(operator, pre_inverse), list(TRUTHS).index(image)
@@ -286,6 +300,7 @@ def _both(operator: str, pre_inverse: str) -> tuple[MMSE, EquivariantMMSE, Linea
     return MMSE(images, A, pre_inverse=B), EquivariantMMSE(images, A, pre_inverse=B), B
 
 
+@_one_thread()
 def move(rows: int, columns: int, operator: str, pre_inverse: str, sigma: float, image: str) -> View:
     """Measure a scene before and after it moves, its noise with it, and return how far each estimate has followed."""
     g, x = (rows, columns), _truths()[[list(TRUTHS).index(image)]]
@@ -316,20 +331,15 @@ def _followed(g: tuple[int, int], seen: float, off: dict[str, float], owners: li
     if g == (0, 0):
         return "Nothing has moved yet: move the scene by its rows or columns."
     if seen > EXACT:
-        why = "this shift does not keep the mask"
-        kept = "admissible" if admissible else "not admissible"
+        though = ", though the shift is admissible" if admissible else ""
         return (
-            f"The mask stays while the scene moves, so that the network does not see B y moved, but something else "
-            f"({why}; it is {kept}): equivariance promises nothing, and it is off by {_percent(off['equivariant'])}, "
-            f"MMSE by {_percent(off['MMSE'])}."
+            "The mask stays where it is, and this shift does not map it to itself: the network sees something else "
+            f"than B y moved. Equivariance promises nothing then{though}: the equivariant estimate is off by "
+            f"{_percent(off['equivariant'])}, MMSE by {_percent(off['MMSE'])}."
         )
     first, now = owners
-    turns = (
-        f"its heaviest image is still number {now}"
-        if first == now
-        else (f"its heaviest image was number {first} and is number {now} now")
-    )
+    turns = f"is still number {now}" if first == now else f"was number {first} and is number {now} now"
     return (
         f"What the network sees, B y, has moved with the scene. The equivariant estimate follows exactly; MMSE misses "
-        f"by {_percent(off['MMSE'])}: {turns}, which stands where it always stands."
+        f"by {_percent(off['MMSE'])}: its heaviest image {turns}, which stands where it always stands."
     )
