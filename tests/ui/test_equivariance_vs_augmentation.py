@@ -14,6 +14,7 @@ from lemmse.patches import shift
 from lemmse.ui.explorables import equivariance_vs_augmentation as room
 
 OPERATORS = list(room.OPERATORS)
+PAIRS = [(A, B) for k, A in enumerate(OPERATORS) for B in ("A⁺", ("Id", "convolution", "shade", "Aᵀ")[k % 4])]
 SHIFTS = list(itertools.product(range(room.SIDE), repeat=2))
 
 
@@ -43,8 +44,7 @@ def posterior_mean(residuals, atoms, sigma):
 # ---- Same or different? ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pre_inverse", room.PRE_INVERSES)
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize(("operator", "pre_inverse"), PAIRS)
 def test_numbers_are_those_of_the_theorems(operator, pre_inverse):
     """Both estimates, the admissible shifts and the best source are those of S4.1 and S4.3 with dense matrices."""
     sigma = 1.0  # so that several atoms weigh
@@ -69,57 +69,46 @@ def test_numbers_are_those_of_the_theorems(operator, pre_inverse):
     assert view.numbers["difference"] == pytest.approx(gap.item(), abs=1e-8)
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_the_verdict_is_that_of_the_shifts(operator):
-    """BA and BBᵀ commute with a few random shifts exactly where the sentence says that they commute with every one."""
-    generator = torch.Generator().manual_seed(0)
-    A, u = room.OPERATORS[operator], torch.randn(3, *room.SHAPE, generator=generator, dtype=torch.float64)
-    for pre_inverse in room.PRE_INVERSES:
-        B = room.inverse_of(operator, pre_inverse)
-        commutes = {}
-        for name, M in {"BA": lambda x: B.A(A.A(x)), "BBᵀ": lambda x: B.A(B.A_adjoint(x))}.items():  # noqa: B023
-            off = [(M(shift(u, g)) - shift(M(u), g)).norm() / M(u).norm() for g in ((1, 0), (0, 1), (7, 3), (9, 16))]
-            commutes[name] = max(off).item() < 1e-9
-        said = room.compare(operator, pre_inverse, 0.5, "bag").sentence
-        if all(commutes.values()):
-            assert said.startswith("The same:")
-        else:
-            verdicts = {
-                (False, True): "BBᵀ commutes with every shift, but BA does not",
-                (True, False): "BA commutes with every shift, but BBᵀ does not",
-                (False, False): "neither BA nor BBᵀ commutes with every shift",
-            }
-            assert said.startswith("Different")
-            assert verdicts[commutes["BA"], commutes["BBᵀ"]] in said
+VERDICTS = {  # by whether BA and BBᵀ commute with every shift
+    (True, True): "The same: with B = {}, both BA and BBᵀ commute with every shift",
+    (False, True): "with B = {}, BBᵀ commutes with every shift, but BA does not",
+    (True, False): "with B = {}, BA commutes with every shift, but BBᵀ does not",
+    (False, False): "with B = {}, neither BA nor BBᵀ commutes with every shift",
+}
 
 
+def commutes(M):
+    """Whether a map of images commutes with four shifts, on random images."""
+    u = torch.randn(3, *room.SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shifted = ((M(shift(u, g)), shift(M(u), g)) for g in ((1, 0), (0, 1), (7, 3), (9, 16)))
+    return all(torch.allclose(before, after, atol=1e-9) for before, after in shifted)
+
+
+@pytest.mark.parametrize("pre_inverse", room.PRE_INVERSES)
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_sentence_is_true_in_every_state(operator):
-    """What is the same does not differ; what differs does so by as much as said; the shifts are those of the map."""
-    kinds = set()
-    for pre_inverse, sigma, image in itertools.product(
-        room.PRE_INVERSES, room.SIGMAS[::3] + room.SIGMAS[-1:], room.TRUTHS
-    ):
+def test_sentence_is_true_in_every_state(operator, pre_inverse):
+    """The verdict is that of the shifts; what is the same does not differ, what differs does so by as much as said."""
+    A, B = room.OPERATORS[operator], room.inverse_of(operator, pre_inverse)
+    same = commutes(lambda x: B.A(A.A(x))), commutes(lambda x: B.A(B.A_adjoint(x)))
+    for sigma, image in itertools.product((room.SIGMAS[0], room.SIGMAS[-1]), room.TRUTHS):
         view = room.compare(operator, pre_inverse, sigma, image)
-        gap, kept = view.numbers["difference"], int(view.pictures["admissible shifts"].values.sum())
-        said = view.sentence
-        assert f"B = {pre_inverse}" in said
-        kinds.add(said.split()[0])
+        said, gap = view.sentence, view.numbers["difference"]
+        kept = int(view.pictures["admissible shifts"].values.sum())
+        assert VERDICTS[same].format(pre_inverse) in said
         assert view.notes["admissible shifts"] == f"{kept} of 400"
-        if said.startswith("The same"):
+        if all(same):
             assert gap < 1e-9
             assert kept == 400
             assert view.notes["their difference"] == "nothing"
             continue
-        percent = re.search(r"Different, by (\S+)% here", said)
+        percent = re.search(r"^Different, by (\S+)% here", said)
         assert ("they hardly do" in said) == (gap < 1e-3) == (percent is None)
         if percent:
             assert float(percent[1]) == pytest.approx(100 * gap, abs=0.51)
         assert ("Only the shift by zero is admissible" in said) == (kept == 1)
         assert (f"Of 400 shifts {kept} are admissible" in said) == (1 < kept < 400)
         assert ("Every shift is admissible" in said) == (kept == 400)
-        assert ("the noise in B y is not the same" in said) == (kept == 400 and "but BBᵀ does not" in said)
-    assert kinds <= {"The", "Different,"}
+        assert ("the noise in B y is not the same" in said) == (kept == 400 and same[0])
 
 
 def test_menus_hold_the_counterexamples():
@@ -159,7 +148,7 @@ def test_default_makes_the_point():
 
 # ---- A shift by hand ------------------------------------------------------------------------------------------------
 
-CORNERS = list(itertools.product((-14, -3, 0, 4), (-14, -4, 0, 1, 8)))
+GRID = list(itertools.product((-14, -3, 0), (-4, 0, 1)))
 
 
 def keeps_mask(operator, g):
@@ -173,7 +162,7 @@ def keeps_mask(operator, g):
 def test_who_follows(operator, pre_inverse):
     """The equivariant estimate follows exactly where the scene's shift keeps the mask; the sentence says who does."""
     met = set()
-    for g, image in itertools.product(CORNERS, ("bag", "T-shirt")):
+    for g, image in zip(GRID, itertools.cycle(room.TRUTHS), strict=False):
         view = room.move(*g, operator, pre_inverse, 0.5, image)
         seen, mmse, equivariant = view.numbers.values()
         moved = keeps_mask(operator, g)
