@@ -7,10 +7,8 @@ from playwright.sync_api import expect
 from browser.driving import cards
 
 WHOLE = ["00_inverse_problems", "02_mlp_memorization"]
-EXCERPTS = [
-    "01_degenerate_gaussians",
-    "03_equivariance_vs_augmentation",
-]  # of these, only the explorables: their other cells run elsewhere, by nbval
+# Of these, only the explorables: their other cells run elsewhere, by nbval.
+EXCERPTS = ["01_degenerate_gaussians", "03_equivariance_vs_augmentation"]
 
 
 @pytest.mark.parametrize("notebook", WHOLE)

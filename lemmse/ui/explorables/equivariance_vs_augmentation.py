@@ -321,12 +321,14 @@ def move(rows: int, columns: int, operator: str, pre_inverse: str, sigma: float,
         pictures=pictures,
         notes={f"{name}, missed": f"off by {_percent(off[name])}" for name in off},
         numbers={"network's input off by": seen} | {f"{name} off by": value for name, value in off.items()},
-        sentence=_followed(g, seen, off, owners, equivariant.admissible_shifts[g]),
+        sentence=_followed(g, pre_inverse, seen, off, owners, bool(equivariant.admissible_shifts[g])),
         reference="x, moved",
     )
 
 
-def _followed(g: tuple[int, int], seen: float, off: dict[str, float], owners: list[int], admissible: Tensor) -> str:
+def _followed(
+    g: tuple[int, int], pre_inverse: str, seen: float, off: dict[str, float], owners: list[int], admissible: bool
+) -> str:
     """Say whether what the network sees has moved as the scene did, and which estimate has followed."""
     if g == (0, 0):
         return "Nothing has moved yet: move the scene by its rows or columns."
@@ -334,12 +336,13 @@ def _followed(g: tuple[int, int], seen: float, off: dict[str, float], owners: li
         though = ", though the shift is admissible" if admissible else ""
         return (
             "The mask stays where it is, and this shift does not map it to itself: the network sees something else "
-            f"than B y moved. Equivariance promises nothing then{though}: the equivariant estimate is off by "
-            f"{_percent(off['equivariant'])}, MMSE by {_percent(off['MMSE'])}."
+            f"than B y moved. With B = {pre_inverse}, equivariance promises nothing then{though}: the equivariant "
+            f"estimate is off by {_percent(off['equivariant'])}, MMSE by {_percent(off['MMSE'])}."
         )
     first, now = owners
     turns = f"is still number {now}" if first == now else f"was number {first} and is number {now} now"
     return (
-        f"What the network sees, B y, has moved with the scene. The equivariant estimate follows exactly; MMSE misses "
-        f"by {_percent(off['MMSE'])}: its heaviest image {turns}, which stands where it always stands."
+        f"What the network sees, B y with B = {pre_inverse}, has moved with the scene. The equivariant estimate "
+        f"follows exactly; MMSE misses by {_percent(off['MMSE'])}: its heaviest image {turns}, which stands where it "
+        "always stands."
     )
