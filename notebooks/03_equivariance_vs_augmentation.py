@@ -205,6 +205,7 @@ networks = {
 answers = {name: network(y, sigma=sigma).mean for name, network in networks.items()}
 distances = torch.cdist(*2 * [torch.stack(list(answers.values())).flatten(1)])
 assert (distances[:3, :3].fill_diagonal_(9) > 3).all() and distances[2, 3] < 1e-10  # the last two are one
+assert answers["equivariant, Id"].sum() < 0.6 * answers["augmented"].sum()  # a smaller garment
 le.figures.show({"x": x, "y": y, "A⁺y": A_plus.A(y)} | answers, columns=7, size=120)
 
 # %% [markdown] tags=["predict"]
