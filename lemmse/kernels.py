@@ -48,6 +48,9 @@ REFINED_LOG_WEIGHT = 1e-3
 REFINED_REACH = 20.0
 """... those of atoms within so many nats of the heaviest: an error of a lighter one is lost in rounding."""
 
+REFINED_SHARE = 0.25
+"""... and only while they are at most this share of the terms that cancel in them: else differences round as much."""
+
 CENTRE_GRID = 256
 """Centres are rounded to multiples of 1/256, so that images of dyadic values keep exact distances."""
 
@@ -80,18 +83,19 @@ def refined(
     d2: Float[Tensor, "q k s"],
     exact: Callable[[Int64[Tensor, " n"], Int64[Tensor, " n"]], Float[Tensor, " n"]],
     *,
-    rounding: float,
+    cancelling: float,
     sigma: Float[Tensor, " b"],
     listed: int = 0,
     block: int = REFINED_BLOCK,
 ) -> Float[Tensor, "q K"]:
     """Return the squared distances to the s atoms of each image, those near each query's smallest computed anew.
 
-    Products and FFTs leave an error of about ``rounding``, which at a small sigma decides between near neighbours;
-    differences, ``exact`` (query, atom), leave eps r². Where this cannot matter (REFINED_LOG_WEIGHT), nothing is done,
-    unless the ``listed`` nearest atoms are asked for by name: equal ones must tie, to the last bit. ``block`` pairs are
-    computed at once.
+    Products and FFTs leave an error of about 4 eps times the terms of size ``cancelling`` whose difference r² is, which
+    at a small sigma decides between near neighbours; differences, ``exact`` (query, atom), leave eps r². Where this
+    cannot matter (REFINED_LOG_WEIGHT) or gains nothing (REFINED_SHARE), nothing is done, unless the ``listed`` nearest
+    atoms are asked for by name: equal ones must tie, to the last bit. ``block`` pairs are computed at once.
     """
+    rounding = 4 * torch.finfo(d2.dtype).eps * cancelling
     sigma, refine_below = sigma.detach(), (rounding / (2 * REFINED_LOG_WEIGHT)) ** 0.5
     smallest_sigma = float(sigma.min())
     if smallest_sigma >= refine_below and not listed:
@@ -100,7 +104,7 @@ def refined(
     bounds = []
     if smallest_sigma < refine_below:
         reach = 2 * rounding + 2 * REFINED_REACH * min(float(sigma.max()), refine_below) ** 2
-        bounds.append(nearest.amin(1) + reach)
+        bounds.append((nearest.amin(1) + reach).clamp_max(REFINED_SHARE * cancelling))
     if listed:
         last = d2.detach().flatten(1).topk(min(listed, d2[0].numel()), dim=1, largest=False).values[:, -1]
         bounds.append(last + 2 * rounding)
@@ -108,6 +112,8 @@ def refined(
     query, image = (nearest <= bound[:, None]).nonzero().unbind(1)
     row, place = (d2.detach()[query, image] <= bound[query, None]).nonzero().unbind(1)
     query, atom = query[row], image[row] * d2.shape[2] + place
+    if not len(atom):
+        return d2.flatten(1)
     anew = [exact(*pairs).to(d2) for pairs in zip(query.split(block), atom.split(block), strict=True)]
     return d2.flatten(1).index_put((query, atom), torch.cat(anew))
 
@@ -154,8 +160,8 @@ class Comparison(ABC):
         """Return r² of every query and atom, never negative."""
 
     @abstractmethod
-    def rounding(self, queries: Tensor, keys: Keys) -> float:
-        """Return about how far rounding can move a squared distance near the smallest."""
+    def cancelling(self, queries: Tensor, keys: Keys) -> float:
+        """Return about the size of the terms whose difference a squared distance near the smallest is."""
 
     @abstractmethod
     def exact(
@@ -181,7 +187,7 @@ class Comparison(ABC):
         return refined(
             self.squared_distances(queries, keys),
             lambda query, atom: self.exact(queries, keys, measured, query, atom),
-            rounding=self.rounding(queries, keys),
+            cancelling=self.cancelling(queries, keys),
             sigma=sigma,
             listed=listed,
             block=max(1, REFINED_BLOCK // self.key_size(queries)),
@@ -216,10 +222,9 @@ class RowComparison(Comparison):
         count = queries.shape[1]
         return squared_distances(queries.flatten(0, 1), *keys).unflatten(0, (-1, count)).mT
 
-    def rounding(self, queries: Float[Tensor, "q s m"], keys: Keys) -> float:
-        """Return 4 eps (‖q‖² + ‖k‖²): a query far from the origin is far from every key, and its error is no matter."""
-        largest = queries.square().sum(2).amin(1).max() + keys.norms.max()
-        return 4 * torch.finfo(keys.norms.dtype).eps * float(largest.detach())
+    def cancelling(self, queries: Float[Tensor, "q s m"], keys: Keys) -> float:
+        """Return ‖q‖² + ‖k‖²; a shift that takes a query far from the origin is far from every key, and no matter."""
+        return float((queries.square().sum(2).amin(1).max() + keys.norms.max()).detach())
 
     def key_size(self, queries: Float[Tensor, "q s m"]) -> int:
         """Return how many numbers a query compares with a key."""
@@ -293,10 +298,9 @@ class CircularComparison(Comparison):
         constant = queries.square().sum((1, 2, 3))[:, None] + keys.norms
         return _from_correlation(constant[..., None, None], queries, keys.rows).flatten(2)
 
-    def rounding(self, queries: Float[Tensor, "q c h w"], keys: Keys) -> float:
-        """Return 4 eps (‖ṽ‖² + ‖κ̃‖²)."""
-        largest = queries.square().sum((1, 2, 3)).max() + keys.norms.max()
-        return 4 * torch.finfo(keys.norms.dtype).eps * float(largest.detach())
+    def cancelling(self, queries: Float[Tensor, "q c h w"], keys: Keys) -> float:
+        """Return ‖ṽ‖² + ‖κ̃‖²."""
+        return float((queries.square().sum((1, 2, 3)).max() + keys.norms.max()).detach())
 
     def exact(self, queries: Tensor, keys: Keys, measured: Callable, query: Tensor, atom: Tensor) -> Tensor:
         """Return ‖ṽ - T_g κ̃‖² of some pairs; shifts that give equal images give equal distances, to the last bit."""
@@ -338,11 +342,11 @@ class DiagonalComparison(Comparison):
         constant = (constant[:, None] + keys.norms[:, None]).unflatten(2, self.size)
         return _from_correlation(constant, queries, keys.rows).flatten(2)[:, :, self.shifts]
 
-    def rounding(self, queries: Float64[Tensor, "q c h w"], keys: Keys) -> float:
-        """Return 8 eps ‖v‖ ‖b⁺ A x‖ or so."""
+    def cancelling(self, queries: Float64[Tensor, "q c h w"], keys: Keys) -> float:
+        """Return 2 ‖v‖ ‖b⁺ A x‖ + ‖Π A x‖², the norm of b⁺ A x by Parseval from half of its spectrum."""
         spectra = keys.rows.abs().square().sum((1, 2, 3)).max() * 2 / math.prod(self.size)
-        largest = queries.square().sum((1, 2, 3)).max().sqrt() * spectra.sqrt() + keys.norms.max()
-        return 8 * torch.finfo(torch.float64).eps * float(largest.detach())
+        norm = queries.square().sum((1, 2, 3)).max().sqrt()
+        return float((2 * norm * spectra.sqrt() + keys.norms.max()).detach())
 
     def exact(self, queries: Tensor, keys: Keys, measured: Callable, query: Tensor, atom: Tensor) -> Tensor:
         """Return ‖b⁺T_g⁻¹v - Π A x‖² of some pairs."""

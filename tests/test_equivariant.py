@@ -606,6 +606,21 @@ def test_thin_images(shape, generator):
         assert posterior.log_partition[i].item() == pytest.approx(log_partition, rel=1e-12, abs=1e-12)
 
 
+def test_distances_are_recomputed_only_where_that_helps(generator, monkeypatch):
+    """Where r² is as large as the norms, differences round as much as products do, however small sigma is beside r."""
+    images = torch.nn.functional.avg_pool2d(torch.rand(20, 3, 40, 40, generator=generator), 9, 1)
+    x, noise = images[:1], torch.randn(1, 3, 32, 32, generator=generator)
+    recomputed, kind = [], le.kernels.CircularComparison
+    original = kind.exact
+    monkeypatch.setattr(kind, "exact", lambda *given: recomputed.append(len(given[-1])) or original(*given))
+    estimator = le.EquivariantMMSE(images, le.Denoising())
+    for sigma in (0.5, 2.0, 8.0):
+        estimator(x + sigma * noise, sigma=sigma)
+    assert not recomputed
+    estimator(x + 0.001 * noise, sigma=0.001)
+    assert 1 <= sum(recomputed) < 100
+
+
 @pytest.mark.parametrize("name", ["denoising", "blur", "epsilon inverse", "inpainting stripes"])
 def test_float32_is_close_to_float64(name, generator):
     """Bright images of real size, a small sigma: what centring and refinement are for."""
