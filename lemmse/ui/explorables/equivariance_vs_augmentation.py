@@ -158,7 +158,7 @@ def _all_shifts() -> Float64[Tensor, "D c h w"]:
     return data.ShiftedImages(_training_set())[:]
 
 
-@lru_cache(maxsize=8)  # an augmented estimator keeps some megabytes
+@lru_cache(maxsize=4)  # an augmented estimator keeps 13 MB, and more where B has no structure
 def _pair(operator: str, pre_inverse: str) -> _Pair:
     A, B = OPERATORS[operator], inverse_of(operator, pre_inverse)
     a, b = dense_matrix(A, SHAPE), dense_matrix(B, SHAPE)
