@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 from . import gaussians, metrics, optics
-from .estimators import MMSE, EquivariantMMSE
+from .estimators import MMSE, EquivariantMMSE, LocalEquivariantMMSE
 from .operators import (
     Adjoint,
     Blur,
@@ -48,6 +48,7 @@ __all__ = [
     "EquivariantMMSE",
     "FourierSampling",
     "Inpainting",
+    "LocalEquivariantMMSE",
     "Matrix",
     "Moments",
     "Nonlinear",

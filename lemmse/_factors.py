@@ -30,6 +30,7 @@ __all__ = [
     "on_range",
     "significant",
     "transfer_function",
+    "unchanged",
     "unit",
 ]
 
@@ -43,6 +44,11 @@ Gain = Callable[[Float64[Tensor, "..."]], Float64[Tensor, "..."]]
 def unit(s: Tensor) -> Tensor:
     """Return 1 for every singular value: the gain of polar factors and projectors."""
     return torch.ones_like(s)
+
+
+def unchanged(s: Tensor) -> Tensor:
+    """Return s: the gain of the operator itself, and of whatever is to be left as it is."""
+    return s
 
 
 def on_range(g: Gain, s: Float64[Tensor, "..."], kept: Bool[Tensor, "..."]) -> Float64[Tensor, "..."]:

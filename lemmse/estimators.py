@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from ._checks import (
@@ -22,6 +22,7 @@ from ._checks import (
     checked_values,
     positive_integer,
 )
+from ._factors import unchanged
 from ._progress import progress
 from .kernels import (
     FEW_SHIFTS,
@@ -32,9 +33,10 @@ from .kernels import (
     RowComparison,
     ShiftedRowComparison,
     ShiftedValues,
-    unchanged,
+    WindowComparison,
 )
-from .operators import as_operator, gram_whitener, rank, row_space_projector
+from .operators import apply_in_float64, as_operator, gram_whitener, rank, row_space_projector
+from .patches import centre_pixels, window_index
 from .reductions import (
     ArrayValues,
     Layout,
@@ -47,15 +49,21 @@ from .reductions import (
     accumulate,
     join,
 )
-from .strata import stabiliser
+from .strata import stabiliser, strata_of_windows
 
-__all__ = ["DEFAULT_MEMORY_LIMIT", "MMSE", "EquivariantMMSE", "Estimator", "ImageSet", "Plan"]
+__all__ = ["DEFAULT_MEMORY_LIMIT", "MMSE", "EquivariantMMSE", "Estimator", "ImageSet", "LocalEquivariantMMSE", "Plan"]
 
 DEFAULT_MEMORY_LIMIT = 256 * 2**20
 """Bytes that the temporary arrays of a chunk may take where the caller names no limit: small beside Binder's 2 GB."""
 
 PAIR_ENTRIES = 20
 """Numbers that a reduction holds at once for each pair of a query and an atom, at most (``TopImages``, in float64)."""
+
+TERM_ATOMS = 2**10
+"""Windows of training images in a term, at least those of one image ..."""
+
+TERM_PAIRS = 2**20
+"""... and pairs of a query's window with them, which set the number of queries."""
 
 CACHED_PAIRS = 2**19
 """Pairs of a query and a shifted image in a chunk: few enough to stay in a processor's cache, enough to fill it."""
@@ -98,8 +106,11 @@ class Estimator(ABC):
         self.measurement_shape, self.dtype, self.device = tuple(measured.shape[1:]), measured.dtype, measured.device
         if self.pre_inverse is not None:
             check_pre_inverse(self.pre_inverse, measured[:1])
-        self._comparison = self._choose_comparison(measured)
-        self._keys = self._stored_keys() if isinstance(images, Tensor) else None
+        self._prepare(measured)
+
+    @abstractmethod
+    def _prepare(self, measured: Float[Tensor, "k ..."]) -> None:
+        """Do what depends on neither y nor sigma, once B has shown that it takes such measurements."""
 
     @property
     @abstractmethod
@@ -107,17 +118,17 @@ class Estimator(ABC):
         """Return the path that this estimator takes."""
 
     @abstractmethod
-    def _choose_comparison(self, measured: Float[Tensor, "k ..."]) -> Comparison:
-        """Return how queries are compared with atoms, once B has shown that it takes such measurements."""
-
-    @abstractmethod
-    def _values(self, images: Float[Tensor, "k c h w"], keys: Keys) -> Values:
-        """Return what the atoms of a chunk are worth."""
+    def _reduced(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Posterior | Moments | Sources:
+        """Return the reduction of checked measurements."""
 
     @property
     @abstractmethod
     def _components(self) -> int:
         """Return the number of components of the mixture that y is drawn from, admissible or not."""
+
+    @abstractmethod
+    def _dimension(self) -> int | Int64[Tensor, "h w"]:
+        """Return the dimension of the space that the density lives on."""
 
     def __repr__(self) -> str:
         d, c, h, w = self.images.shape
@@ -144,6 +155,71 @@ class Estimator(ABC):
         check_measurements(y, self.measurement_shape, self.dtype, self.device)
         sigma = checked_sigma(sigma, len(y), y.device)
         check_tolerance(tolerance, reduction)
+        return self._reduced(y, sigma, reduction)
+
+    def log_density(self, posterior: Any, sigma: float | Tensor) -> Float[Tensor, "b ..."]:
+        """Complete a log-partition with its constants and return the log-density, in nats, shaped like it.
+
+        L - ln K - (rank/2) ln 2πσ², K the number of atoms: D, or D·h·w where they are shifts or windows, admissible or
+        not. It is the density of Π y with respect to the Hausdorff measure of Im Bᵀ, of dimension ``rank`` (S2.1), and
+        for the local estimator that of each window of B y with respect to that of Im Q_n (S5.10): compare windows of
+        one rank only, or divide by it. ``posterior`` is a ``Posterior`` or ``Moments`` of this estimator at this
+        ``sigma``; else ``TypeError``.
+        """
+        if not isinstance(posterior, Posterior):
+            raise TypeError(f"log_density completes a Posterior or Moments: got {type(posterior).__name__}.")
+        found = posterior.log_partition
+        variance = checked_sigma(sigma, len(found), self.device).square().reshape(-1, *(1,) * (found.ndim - 1))
+        constants = math.log(self._components) + 0.5 * self._dimension() * (2 * math.pi * variance).log()
+        return found - constants.to(found)
+
+    def _images(self, start: int, stop: int) -> Float[Tensor, "k c h w"]:
+        """Return the images of a chunk; those made on demand are checked as they come."""
+        images = self.images[start:stop]
+        return images if isinstance(self.images, Tensor) else checked_values(images)
+
+    def _measure(self, images: Float[Tensor, "k c h w"]) -> Float[Tensor, "k ..."]:
+        return checked_measured(self.physics, self.physics.A(images), images)
+
+    def _shape_of_image(self, measured: Float[Tensor, "1 ..."]) -> tuple[int, int, int]:
+        """Return the shape of B y, or raise ``ValueError`` unless it is an image of the size of x."""
+        v = measured if self.pre_inverse is None else self.pre_inverse.A(measured)
+        h, w = self.images.shape[2:]
+        if v.ndim != 4 or tuple(v.shape[2:]) != (h, w):
+            given = f"physics {self.physics!r}" if self.pre_inverse is None else f"pre_inverse {self.pre_inverse!r}"
+            raise ValueError(
+                f"{type(self).__name__} needs B y to be an image of {h} × {w} pixels: {given} gives (b, "
+                f"{', '.join(map(str, v.shape[1:]))}). A pre_inverse such as Adjoint(physics) makes an image of y."
+            )
+        return tuple(v.shape[1:])
+
+    def _scale(self, sigma: Float64[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Return -1/2σ², finite also when multiplied by any squared distance."""
+        largest = -torch.finfo(self.dtype).max / 2**30
+        return (-0.5 / sigma.square()).clamp_min(largest).to(self.dtype)
+
+
+class _GlobalEstimator(Estimator):
+    """An estimator that compares whole images: chunks of them, blocks of queries, and a comparison of the two."""
+
+    def _prepare(self, measured: Float[Tensor, "k ..."]) -> None:
+        self._comparison = self._choose_comparison(measured)
+        self._keys = self._stored_keys() if isinstance(self.images, Tensor) else None
+
+    @abstractmethod
+    def _choose_comparison(self, measured: Float[Tensor, "k ..."]) -> Comparison:
+        """Return how queries are compared with atoms, once B has shown that it takes such measurements."""
+
+    @abstractmethod
+    def _values(self, images: Float[Tensor, "k c h w"], keys: Keys) -> Values:
+        """Return what the atoms of a chunk are worth."""
+
+    def _dimension(self) -> int:
+        if self.pre_inverse is None:
+            return math.prod(self.measurement_shape)
+        return rank(self.pre_inverse, self.measurement_shape)
+
+    def _reduced(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Posterior | Moments | Sources:
         blocks = [slice(at, at + self._queries_at_once) for at in range(0, len(y), self._queries_at_once)]
         chunks = self._chunks(min(len(y), self._queries_at_once))
         steps = progress(range(len(blocks) * len(chunks)), description=type(self).__name__, unit="chunk")
@@ -158,22 +234,6 @@ class Estimator(ABC):
         ]
         return reduction.finish(join(states), self._layout(y))
 
-    def log_density(self, posterior: Any, sigma: float | Tensor) -> Float[Tensor, " b"]:
-        """Complete a log-partition with its constants and return the log-density of Π y, in nats, shape (b,).
-
-        L - ln K - (rank/2) ln 2πσ², K the number of atoms: D, or D·h·w where they are shifts, admissible or not. It is
-        a density with respect to the Hausdorff measure of Im Bᵀ, of dimension ``rank`` (S2.1). ``posterior`` is a
-        ``Posterior`` or ``Moments`` of this estimator at this ``sigma``; else ``TypeError``.
-        """
-        if not isinstance(posterior, Posterior):
-            raise TypeError(f"log_density completes a Posterior or Moments: got {type(posterior).__name__}.")
-        dimension = math.prod(self.measurement_shape)
-        if self.pre_inverse is not None:
-            dimension = rank(self.pre_inverse, self.measurement_shape)
-        variance = checked_sigma(sigma, len(posterior.log_partition), self.device).square()
-        constants = math.log(self._components) + 0.5 * dimension * (2 * math.pi * variance).log()
-        return posterior.log_partition - constants.to(posterior.log_partition)
-
     def _layout(self, y: Tensor) -> Layout:
         has_pixels = self._comparison.shifts is not None
         return Layout((len(y),), tuple(self.images.shape[1:]), self.dtype, self.device, has_pixels)
@@ -183,8 +243,7 @@ class Estimator(ABC):
         comparison = self._comparison
         same_y = len(y) > 1 and y.stride(0) == 0
         queries = comparison.queries(y[:1] if same_y else y)
-        largest = -torch.finfo(self.dtype).max / 2**30  # so that its product with any squared distance is finite
-        scale = (-0.5 / sigma.square()).clamp_min(largest).to(self.dtype)[:, None]
+        scale = self._scale(sigma)[:, None]
         for (start, stop), _ in chunks:
             images = self._images(start, stop)
             keys = Keys(*(x[start:stop] for x in self._keys)) if self._keys is not None else self._make_keys(images)
@@ -192,14 +251,6 @@ class Estimator(ABC):
             d2 = comparison.refined_distances(queries, keys, measured, sigma=sigma, listed=listed)
             d2 = d2.to(self.dtype).expand(len(y), -1)
             yield Term(scale * d2, d2, self._values(images, keys), first_image=start, pixels=comparison.shifts)
-
-    def _images(self, start: int, stop: int) -> Float[Tensor, "k c h w"]:
-        """Return the images of a chunk; those made on demand are checked as they come."""
-        images = self.images[start:stop]
-        return images if self._keys is not None else checked_values(images)
-
-    def _measure(self, images: Float[Tensor, "k c h w"]) -> Float[Tensor, "k ..."]:
-        return checked_measured(self.physics, self.physics.A(images), images)
 
     def _make_keys(self, images: Float[Tensor, "k c h w"]) -> Keys:
         return self._comparison.keys(self._measure(images))
@@ -249,7 +300,7 @@ class _Measured:
 
 
 @final
-class MMSE(Estimator):
+class MMSE(_GlobalEstimator):
     """The unconstrained minimum-mean-square-error estimator over a finite set of images: what an MLP would learn (S3).
 
     x̂ = Σ_d w_d x_d with w_d ∝ exp(-r_d²/2σ²), r_d = ‖Π (y - A x_d)‖ and Π the projector onto Im Bᵀ; ``log_partition``
@@ -288,7 +339,7 @@ class MMSE(Estimator):
 
 
 @final
-class EquivariantMMSE(Estimator):
+class EquivariantMMSE(_GlobalEstimator):
     """The best estimator that commutes with all circular shifts: what a CNN that sees the whole image would learn (S4).
 
     x̂ = Σ_{d,g} w_{d,g} T_g x_d with w_{d,g} ∝ exp(-r²/2σ²), r = ‖B⁺(T_g⁻¹B y - B A x_d)‖, over all images and those
@@ -319,7 +370,7 @@ class EquivariantMMSE(Estimator):
     def _choose_comparison(self, measured: Float[Tensor, "k ..."]) -> Comparison:
         """Find the admissible shifts and return how they are compared, from what B declares."""
         B, (h, w) = self.pre_inverse, self.images.shape[2:]
-        self._check_image(measured if B is None else B.A(measured[:1]))
+        self._shape_of_image(measured[:1])
         if B is None:
             self.admissible_shifts = torch.ones(h, w, dtype=torch.bool, device=self.device)
             return CircularComparison(unchanged, measured, stride=1, full_width=w)
@@ -336,16 +387,6 @@ class EquivariantMMSE(Estimator):
             return DiagonalComparison(factor, shifts, measured)
         return ShiftedRowComparison(factor, shifts, measured)
 
-    def _check_image(self, v: Float[Tensor, "k ..."]) -> None:
-        """Raise ``ValueError`` unless the images' shifts act on B y too."""
-        h, w = self.images.shape[2:]
-        if v.ndim != 4 or v.shape[2:] != (h, w):
-            given = f"physics {self.physics!r}" if self.pre_inverse is None else f"pre_inverse {self.pre_inverse!r}"
-            raise ValueError(
-                f"EquivariantMMSE shifts B y, so B y must be an image of {h} × {w} pixels: {given} gives (b, "
-                f"{', '.join(map(str, v.shape[1:]))}). A pre_inverse such as Adjoint(physics) makes an image of y."
-            )
-
     def _values(self, images: Float[Tensor, "k c h w"], keys: Keys) -> Values:
         return ShiftedValues(images, self._comparison.shifts)
 
@@ -354,7 +395,145 @@ class EquivariantMMSE(Estimator):
         return self.images.shape[0] * math.prod(self.images.shape[2:])
 
 
-def _kept(keys: Keys | None) -> str:
+@final
+class LocalEquivariantMMSE(Estimator):
+    """The best estimator that is equivariant and sees one window per pixel: what a CNN would learn, LE-MMSE (S5).
+
+    x̂(n') = Σ_{d,n} w_{d,n} x_d(n), w_{d,n} ∝ |Q_n Q_nᵀ|₊^{-1/2} exp(-r²/2σ²), r = ‖Q_n⁺((B y)[ω_n'] - (B A x_d)[ω_n])‖,
+    over all images d and those pixels n whose window has the image space of that of n', Im Q_n = Im Q_n' with
+    Q_n = Π_n B: the *stratum* of n'. ``log_partition`` (b, h, w) is the logsumexp of -r²/2σ² - ½ ln |Q_n Q_nᵀ|₊.
+    ``TopSources`` names image and pixel n, row-major; a pixel whose stratum has fewer atoms than asked for gets image
+    and pixel -1 and weight 0 in their place.
+
+    Arguments as for ``MMSE``, and ``patch_size``, the side of the window, odd and at most min(h, w); a window takes all
+    channels. ``boundary`` is ``"circular"``, or ``"zero"`` for a network that pads with zeros (S5.9). What B makes of a
+    measurement must be an image of h × w pixels, with any number of channels. Strata and whiteners follow from what B
+    declares, once (``plan``, ``strata``): where B Bᵀ is circulant one whitener serves all windows, a diagonal B needs
+    one for each pattern that it shows in a window, a ``shift_period`` s at most s², any other B one per pixel.
+
+    Raises what ``MMSE`` raises, and ``ValueError`` for a patch size that is even or too large, an unknown boundary, a B
+    whose output is no such image, or one that declares nothing and is too large for a dense matrix.
+    Source: S5 (arXiv 2601.10334; strata and pseudo-determinants are S2.4 and S5.2).
+
+    >>> images = torch.tensor([0.0, 0.0, 1.0, 1.0]).reshape(1, 1, 1, 4)
+    >>> y = torch.tensor([0.1, 0.1, 0.1, 0.9]).reshape(1, 1, 1, 4)
+    >>> LocalEquivariantMMSE(images, Denoising(), patch_size=1)(y, sigma=0.1).mean.flatten()
+    tensor([0., 0., 0., 1.])
+    """
+
+    def __init__(
+        self,
+        images: Float[Tensor, "D c h w"] | ImageSet,
+        physics: Any,
+        patch_size: int,
+        pre_inverse: Any = None,
+        boundary: str = "circular",
+        *,
+        chunk_size: int | None = None,
+        memory_limit: int = DEFAULT_MEMORY_LIMIT,
+    ):
+        self.patch_size, self.boundary = patch_size, boundary
+        super().__init__(images, physics, pre_inverse=pre_inverse, chunk_size=chunk_size, memory_limit=memory_limit)
+
+    def _prepare(self, measured: Float[Tensor, "k ..."]) -> None:
+        """Find the strata, their whiteners and centres, and apply B A to the images that are at hand."""
+        index = window_index(*self.images.shape[2:], self.patch_size, self.boundary)
+        v_shape = self._shape_of_image(measured[:1])
+        self.strata = strata_of_windows(self.pre_inverse, self.measurement_shape, v_shape, index)
+        mixing = any(member.whitener.kind == "matrix" for stratum in self.strata for member in stratum.classes)
+        self._v_dtype = torch.float64 if mixing else self.dtype
+        v, index = self._pre_inverted(measured), index.to(self.device)
+        self._comparisons = [WindowComparison(stratum.classes, index, v, self.dtype) for stratum in self.strata]
+        self._keys = self._stored_keys() if isinstance(self.images, Tensor) else None
+
+    @property
+    def plan(self) -> Plan:
+        """Return the path that this estimator takes."""
+        whiteners = [member.whitener for stratum in self.strata for member in stratum.classes]
+        path = f"{len(self.strata)} strata, {len(whiteners)} whiteners" if len(whiteners) > 1 else "one whitener"
+        return Plan(path, len(self.strata), ", ".join(sorted({each.kind for each in whiteners})), _kept(self._keys))
+
+    @property
+    def _components(self) -> int:
+        return self.images.shape[0] * math.prod(self.images.shape[2:])
+
+    def _dimension(self) -> Int64[Tensor, "h w"]:
+        """Return the rank of every window."""
+        ranks = torch.empty(math.prod(self.images.shape[2:]), dtype=torch.int64, device=self.device)
+        for stratum in self.strata:
+            ranks[stratum.pixels.to(self.device)] = stratum.rank
+        return ranks.unflatten(0, tuple(self.images.shape[2:]))
+
+    def _reduced(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Posterior | Moments | Sources:
+        """Reduce blocks of the pixels of each stratum, and put the pixels back in their order."""
+        b, (h, w) = len(y), self.images.shape[2:]
+        v = self._pre_inverted(y[:1] if b > 1 and y.stride(0) == 0 else y)
+        blocks = [comparison.pixels.split(self._pixels_at_once(comparison, b)) for comparison in self._comparisons]
+        states = [[reduction.start(self._layout((b * len(pixels),))) for pixels in each] for each in blocks]
+        chunks = self._chunks(b)
+        steps = progress(range(len(chunks) * len(blocks)), description=type(self).__name__, unit="stratum")
+        for start, stop in chunks:
+            images = self._images(start, stop)
+            keys = self._keys[start:stop] if self._keys is not None else self._pre_inverted(self._measure(images))
+            for comparison, of_stratum, state, _ in zip(self._comparisons, blocks, states, steps, strict=False):
+                queries = [comparison.queries(v, pixels) for pixels in of_stratum]
+                for at in range(0, len(images), size := self._images_at_once(comparison)):
+                    rows = comparison.keys(keys[at : at + size])
+                    values = ArrayValues(centre_pixels(images[at : at + size])[:, comparison.pixels].flatten(0, 1))
+                    for i, windows in enumerate(queries):
+                        d2 = comparison.squared_distances(windows, rows).unflatten(0, (len(v), -1))
+                        d2 = d2.expand(b, -1, -1, -1)  # one v for all queries, or one each
+                        log_weights = self._scale(sigma)[:, None, None, None] * d2 - comparison.half_log_pdet
+                        flat = (x.flatten(2).flatten(0, 1) for x in (log_weights, d2))
+                        term = Term(*flat, values, first_image=start + at, pixels=comparison.pixels)
+                        state[i] = reduction.update(state[i], term)
+        index = torch.arange(b, device=self.device)[:, None] * h * w
+        place = torch.cat([(index + pixels).flatten() for of_stratum in blocks for pixels in of_stratum])
+        joined = join([state for of_stratum in states for state in of_stratum])
+        ordered = type(joined)(*(x[place.argsort()] for x in joined))
+        return reduction.finish(ordered, self._layout((b, h, w)))
+
+    def _layout(self, query_shape: tuple[int, ...]) -> Layout:
+        return Layout(query_shape, tuple(self.images.shape[1:2]), self.dtype, self.device, has_pixels=True)
+
+    def _pre_inverted(self, measured: Float[Tensor, "k ..."]) -> Float[Tensor, "k c h w"]:
+        """Return B y, in float64 where whitening amplifies rounding."""
+        v = measured if self.pre_inverse is None else apply_in_float64(self.pre_inverse.A, measured)
+        return v.to(self._v_dtype)
+
+    def _stored_keys(self) -> Float[Tensor, "D c h w"]:
+        """Compute B A x of all images once and return them."""
+        step = max(1, self.memory_limit // (8 * self._image_entries))
+        parts = progress(self.images.split(step), description=type(self).__name__, unit="chunk")
+        return torch.cat([self._pre_inverted(self._measure(images)) for images in parts])
+
+    @property
+    def _image_entries(self) -> int:
+        """Return how many numbers an image takes beside its windows: itself, its measurement, B of it, twice each."""
+        return 4 * math.prod(self.images.shape[1:]) + 2 * math.prod(self.measurement_shape)
+
+    def _chunks(self, n_queries: int) -> list[tuple[int, int]]:
+        """Return the first image of every chunk, and that after its last: images of a set that is made on demand."""
+        count = self.images.shape[0]
+        room = self.memory_limit // (4 * self.dtype.itemsize)
+        size = count if self._keys is not None else self.chunk_size or max(1, room // self._image_entries)
+        return [(start, min(start + size, count)) for start in range(0, count, size)]
+
+    def _images_at_once(self, comparison: WindowComparison) -> int:
+        """Return how many images' windows of a stratum make a term."""
+        return self.chunk_size or max(1, min(TERM_ATOMS, self._pairs_at_once) // len(comparison.pixels))
+
+    def _pixels_at_once(self, comparison: WindowComparison, n_queries: int) -> int:
+        """Return how many pixels of every query make a block."""
+        atoms = self._images_at_once(comparison) * len(comparison.pixels)
+        return max(1, self._pairs_at_once // (atoms * n_queries))
+
+    @property
+    def _pairs_at_once(self) -> int:
+        return min(TERM_PAIRS, self.memory_limit // (PAIR_ENTRIES * self.dtype.itemsize))
+
+
+def _kept(keys: Keys | Tensor | None) -> str:
     return "made in every call" if keys is None else "stored"
 
 

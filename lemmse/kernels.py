@@ -15,16 +15,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Complex, Float, Float64, Int64
 from torch import Tensor
 
-from ._factors import Factor
+from ._factors import Factor, unchanged
 from ._types import LOG_WEIGHT_FLOOR
 from .operators import RowSpaceProjector
-from .patches import shift_each
+from .patches import shift_each, windows_at
 
 __all__ = [
     "CircularComparison",
@@ -34,9 +34,9 @@ __all__ = [
     "RowComparison",
     "ShiftedRowComparison",
     "ShiftedValues",
+    "WindowComparison",
     "refined",
     "squared_distances",
-    "unchanged",
 ]
 
 REFINED_BLOCK = 2**22
@@ -65,11 +65,6 @@ SHIFT_BLOCK = 2**20
 
 Whitener = Callable[[Tensor], Tensor]
 """From measurements, (b, ...), to what is compared."""
-
-
-def unchanged(y: Tensor) -> Tensor:
-    """Return y: the whitener of B = Id."""
-    return y
 
 
 def squared_distances(
@@ -375,6 +370,61 @@ def _from_correlation(
     seen = -2 * torch.fft.rfft2(queries)
     product = sum(spectra[:, channel].conj() * seen[:, None, channel] for channel in range(spectra.shape[1]))
     return (constant + torch.fft.irfft2(product, s=queries.shape[-2:])).clamp_min(0)
+
+
+class _Class(NamedTuple):
+    """Pixels of a stratum whose windows are whitened alike, after one window is subtracted: it cancels."""
+
+    pixels: Int64[Tensor, " m"]
+    whitener: Any
+    centre: Float[Tensor, " d"]
+
+    def __call__(self, windows: Float[Tensor, "b m d"], dtype: torch.dtype) -> Float[Tensor, "bm r"]:
+        return self.whitener(windows - self.centre).to(dtype).flatten(0, 1)
+
+
+@final
+class WindowComparison:
+    """Whitened distances of windows to those of the pixels of a stratum: ‖Q_n⁺(v[ω_n'] - (B A x)[ω_n])‖² (S5.2).
+
+    ``classes`` of the stratum have ``pixels`` and a ``whitener`` each (``lemmse.strata``); ``index`` (N, p²) names the
+    pixels of all windows. Windows are centred on the mean window of the class in a sample and whitened in the dtype
+    that they come in: float64 where a matrix mixes them. Distances are in ``dtype``. ``pixels`` (S,) are ascending.
+    """
+
+    def __init__(
+        self, classes: Any, index: Int64[Tensor, "n p2"], sample: Float[Tensor, "k c h w"], dtype: torch.dtype
+    ):
+        self.index, self.dtype = index, dtype
+        self.classes = []
+        for member in classes:
+            pixels = member.pixels.to(index.device)
+            self.classes.append(_Class(pixels, member.whitener, windows_at(sample, index[pixels]).mean((0, 1))))
+        together = torch.cat([each.pixels for each in self.classes])
+        self.order = together.argsort()
+        self.pixels = together[self.order]
+        log_pdets = [torch.full_like(each.pixels, each.whitener.log_pdet, dtype=dtype) for each in self.classes]
+        self.half_log_pdet = torch.cat(log_pdets)[self.order] / 2
+
+    def queries(self, v: Float[Tensor, "b c h w"], pixels: Int64[Tensor, " m"]) -> Tensor:
+        """Return the windows of some pixels, image-major: whitened (q, r) where the stratum has one whitener."""
+        windows = windows_at(v, self.index[pixels])
+        return self.classes[0](windows, self.dtype) if len(self.classes) == 1 else windows
+
+    def keys(self, v: Float[Tensor, "k c h w"]) -> list[Keys]:
+        """Return the windows of the stratum's pixels, those of each class by its own whitener, image-major."""
+        rows = [each(windows_at(v, self.index[each.pixels]), self.dtype) for each in self.classes]
+        return [Keys(each, torch.linalg.vector_norm(each, dim=1).square()) for each in rows]
+
+    def squared_distances(self, queries: Tensor, keys: list[Keys]) -> Float[Tensor, "q k s"]:
+        """Return r² of every window and atom, never negative."""
+        if len(self.classes) == 1:
+            return squared_distances(queries, *keys[0]).unflatten(1, (-1, len(self.pixels)))
+        parts = [
+            squared_distances(each(queries, self.dtype), *rows).unflatten(1, (-1, len(each.pixels)))
+            for each, rows in zip(self.classes, keys, strict=True)
+        ]
+        return torch.cat(parts, dim=2)[:, :, self.order]
 
 
 # --------------------------------------------------------------------------------------------------------------- values

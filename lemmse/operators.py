@@ -63,6 +63,7 @@ __all__ = [
     "PseudoInverse",
     "RowSpaceProjector",
     "Tikhonov",
+    "apply_in_float64",
     "as_operator",
     "center_mask",
     "dense_matrix",
@@ -557,7 +558,7 @@ class _Undeclared(LinearOperator):
 
     def input_shape(self, output_shape: Shape) -> Shape:
         """Return the shape that the adjoint gives."""
-        return tuple(_apply_in_own_dtype(self.physics.A_adjoint, torch.zeros(1, *output_shape)).shape[1:])
+        return tuple(apply_in_float64(self.physics.A_adjoint, torch.zeros(1, *output_shape)).shape[1:])
 
     def factorisation(self, input_shape: Shape) -> Factor:
         """Return the declared diagonal, or the SVD of the dense matrix, computed once per shape."""
@@ -570,9 +571,9 @@ class _Undeclared(LinearOperator):
         """Raise ``ValueError`` where ⟨A u, v⟩ and ⟨u, Aᵀ v⟩ differ for random u and v."""
         generator = torch.Generator().manual_seed(0)
         u = torch.randn(1, *input_shape, generator=generator)
-        Au = _apply_in_own_dtype(self.A, u).double()
+        Au = apply_in_float64(self.A, u).double()
         v = torch.randn(Au.shape, generator=generator, dtype=Au.dtype)
-        Atv = _apply_in_own_dtype(self.A_adjoint, v).double()
+        Atv = apply_in_float64(self.A_adjoint, v).double()
         slack = 1e-4 * float(Au.norm() * v.norm())
         if Atv.shape != u.shape or abs(float((Au * v).sum() - (u * Atv).sum())) > slack:
             raise ValueError(f"{self!r}: A_adjoint is not the adjoint of A, as ⟨A u, v⟩ differs from ⟨u, A_adjoint v⟩.")
@@ -732,7 +733,7 @@ def dense_matrix(operator: Any, input_shape: Shape) -> Float64[Tensor, "M N"]:
     columns = []
     for indices in torch.arange(n).split(512):
         basis = torch.nn.functional.one_hot(indices, n).double().unflatten(1, input_shape)
-        columns.append(_apply_in_own_dtype(operator.A, basis).double().flatten(1))
+        columns.append(apply_in_float64(operator.A, basis).double().flatten(1))
     return torch.cat(columns).T.contiguous()
 
 
@@ -813,7 +814,7 @@ def _norm(operator: LinearOperator, input_shape: Shape) -> float:
     length = 0.0
     for _ in range(20):
         x = x / x.norm().clamp_min(torch.finfo(x.dtype).tiny)
-        x = _apply_in_own_dtype(operator.A_adjoint, _apply_in_own_dtype(operator.A, x)).double()
+        x = apply_in_float64(operator.A_adjoint, apply_in_float64(operator.A, x)).double()
         length = float(x.norm())
     return length**0.5
 
@@ -824,11 +825,11 @@ def _declares_identity(operator: LinearOperator) -> bool:
 
 
 def _output_shape(operator: LinearOperator, input_shape: Shape) -> Shape:
-    return tuple(_apply_in_own_dtype(operator.A, torch.zeros(1, *input_shape, dtype=torch.float64)).shape[1:])
+    return tuple(apply_in_float64(operator.A, torch.zeros(1, *input_shape, dtype=torch.float64)).shape[1:])
 
 
-def _apply_in_own_dtype(apply: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply in float64, or in float32 where an operator of another library holds float32 weights."""
+def apply_in_float64(apply: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply in float64, or in float32 where an operator of another library holds float32 weights, and return that."""
     try:
         return apply(x.double())
     except RuntimeError:

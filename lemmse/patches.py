@@ -4,7 +4,19 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-__all__ = ["centre_pixels", "check_patch_size", "extract_patches", "shift", "shift_each"]
+__all__ = [
+    "BOUNDARIES",
+    "centre_pixels",
+    "check_patch_size",
+    "extract_patches",
+    "shift",
+    "shift_each",
+    "window_index",
+    "windows_at",
+]
+
+BOUNDARIES = ("circular", "zero")
+"""What a window finds beyond the border: the other side of the image, or zeros."""
 
 
 def shift(x: Float[Tensor, "... h w"], g: tuple[int, int]) -> Float[Tensor, "... h w"]:
@@ -57,3 +69,26 @@ def extract_patches(x: Float[Tensor, "b c h w"], patch_size: int) -> Float[Tenso
 def centre_pixels(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
     """Return the colour of every pixel, shape (b, h·w, c), in the order of ``extract_patches``."""
     return x.flatten(2).transpose(1, 2)
+
+
+def window_index(h: int, w: int, patch_size: int, boundary: str = "circular") -> Int64[Tensor, "n p2"]:
+    """Return the row-major indices of the pixels of every window; h·w stands for those beyond a ``"zero"`` boundary.
+
+    Raises ``ValueError`` for an even or too large ``patch_size`` and for an unknown boundary.
+    """
+    check_patch_size(patch_size, h, w)
+    if boundary not in BOUNDARIES:
+        raise ValueError(f"boundary is one of {', '.join(map(repr, BOUNDARIES))}: got {boundary!r}.")
+    steps = torch.arange(patch_size) - patch_size // 2
+    rows, columns = torch.arange(h)[:, None] + steps, torch.arange(w)[:, None] + steps
+    index = (rows % h)[:, None, :, None] * w + (columns % w)[None, :, None, :]
+    if boundary == "zero":
+        inside = (rows == rows % h)[:, None, :, None] & (columns == columns % w)[None, :, None, :]
+        index = index.where(inside, h * w)
+    return index.flatten(2).flatten(0, 1)
+
+
+def windows_at(v: Float[Tensor, "b c h w"], index: Int64[Tensor, "m p2"]) -> Float[Tensor, "b m d"]:
+    """Return the windows whose pixels ``index`` names, zero beyond the boundary, as ``extract_patches`` orders them."""
+    padded = torch.nn.functional.pad(v.flatten(2), (0, 1))  # pixel h·w is zero
+    return padded[:, :, index].transpose(1, 2).flatten(2)

@@ -181,6 +181,7 @@ class Sources:
 
     ``image`` indexes the training images; ``pixel`` is the row-major index of the source window's centre or of the
     shift (``None`` where atoms are whole images); ``weight`` in [0, 1] and ``remainder``, the mass that is not listed.
+    Where a query has fewer atoms than others, its list ends in image and pixel -1 of weight 0.
     """
 
     image: Int64[Tensor, "b ... k"]
@@ -287,6 +288,8 @@ def accumulate(terms: Iterable[Term], reduction: Reduction, layout: Layout):
 
 def join(states: list):
     """Return the state of all queries from the states of blocks of queries, in their order."""
+    if isinstance(states[0], _TopState):
+        states = [state.filled(max(other.image.shape[1] for other in states)) for state in states]
     return states[0] if len(states) == 1 else type(states[0])(*map(torch.cat, zip(*states, strict=True)))
 
 
@@ -401,6 +404,13 @@ class _TopState(NamedTuple):
     log_weights: Float[Tensor, "q j"]  # float64: sums over an image's atoms keep their logarithm (module docstring)
     image: Int64[Tensor, "q j"]
     pixel: Int64[Tensor, "q j"]
+
+    def filled(self, length: int) -> "_TopState":
+        """Return the lists filled up with nothing: image and pixel -1, of no weight."""
+        missing = (0, length - self.image.shape[1])
+        fill = [-torch.inf, -1, -1]
+        lists = [torch.nn.functional.pad(x, missing, value=v) for x, v in zip(self[2:], fill, strict=True)]
+        return _TopState(self.peak, self.mass, *lists)
 
 
 @dataclass(frozen=True)
