@@ -86,3 +86,54 @@ def equivariant_mmse(images: Tensor, measure, y: Tensor, sigma: float, B: Tensor
     for d, i, j in (weights > 0).nonzero().tolist():
         mean += weights[d, i, j] / total * torch.roll(images[d], (i, j), (1, 2))
     return mean, largest + math.log(total), weights / total
+
+
+def window_operators(B: Tensor, image_shape, patch_size: int, boundary: str = "circular") -> list[Tensor]:
+    """Q_n = Π_n B of every pixel: the rows of B that its window sees, zero beyond a zero boundary."""
+    c, h, w = image_shape
+    rows = B.reshape(c, h, w, -1)
+    half = patch_size // 2
+    found = []
+    for i in range(h):
+        for j in range(w):
+            window = []
+            for channel in range(c):
+                for di in range(-half, half + 1):
+                    for dj in range(-half, half + 1):
+                        inside = 0 <= i + di < h and 0 <= j + dj < w
+                        row = rows[channel, (i + di) % h, (j + dj) % w]
+                        window.append(row if inside or boundary == "circular" else torch.zeros_like(row))
+            found.append(torch.stack(window))
+    return found
+
+
+def local_mmse(
+    images: Tensor, measure, y: Tensor, sigma: float, B: Tensor, image_shape, patch_size, boundary="circular"
+):
+    """Mean, log-partition (h, w), and weights (N, D, N) by a loop over pairs of pixels: S5.2 by the letter.
+
+    Ranks by one threshold for all windows; strata by comparing projectors; Q⁺ and the pseudo-determinant by SVD.
+    """
+    _, h, w = image_shape
+    operators = window_operators(B, image_shape, patch_size, boundary)
+    factors = [torch.linalg.svd(q, full_matrices=False) for q in operators]
+    largest = max(float(s.max()) for _, s, _ in factors)
+    spaces, inverses, half_log_pdets = [], [], []
+    for u, s, _ in factors:
+        keep = s > 1e-10 * largest
+        spaces.append(u[:, keep] @ u[:, keep].T)
+        inverses.append(u[:, keep].T / s[keep, None])
+        half_log_pdets.append(float(s[keep].log().sum()))
+    seen = torch.stack([q @ y.reshape(-1) for q in operators])
+    keys = torch.stack([torch.stack([q @ measure(x[None])[0].reshape(-1) for q in operators]) for x in images])
+    n = h * w
+    log_weights = torch.full((n, len(images), n), -math.inf, dtype=torch.float64)
+    for target in range(n):
+        for source in range(n):
+            if float((spaces[target] - spaces[source]).abs().max()) < 1e-7:
+                residual = (seen[target] - keys[:, source]) @ inverses[source].T
+                log_weights[target, :, source] = -residual.square().sum(1) / (2 * sigma**2) - half_log_pdets[source]
+    log_partition = log_weights.flatten(1).logsumexp(1)
+    weights = (log_weights - log_partition[:, None, None]).exp()
+    mean = torch.einsum("tdn,dcn->ct", weights, images.flatten(2)).reshape(images.shape[1:])
+    return mean, log_partition.reshape(h, w), weights
