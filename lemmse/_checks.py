@@ -7,15 +7,15 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from .operators import LinearOperator, Nonlinear
+from .operators import LinearOperator, Nonlinear, check_declarations
 from .reductions import PosteriorMean, Reduction
 
 __all__ = [
     "ImageSet",
     "check_measurements",
-    "check_pre_inverse",
     "check_tolerance",
     "checked_measured",
+    "checked_pre_inverted",
     "checked_reduction",
     "checked_sample",
     "checked_sigma",
@@ -72,8 +72,14 @@ def checked_values(images: Any) -> Float[Tensor, "k c h w"]:
     return images
 
 
-def checked_measured(physics: LinearOperator | Nonlinear, measured: Any, images: Tensor) -> Float[Tensor, "k ..."]:
+def checked_measured(physics: LinearOperator | Nonlinear, images: Float[Tensor, "k c h w"]) -> Float[Tensor, "k ..."]:
     """Return A x, or raise ``ValueError`` unless it keeps batch, dtype and device of the images and is finite."""
+    try:
+        measured = physics.A(images)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"{physics!r} does not take images {tuple(images.shape)} of {images.dtype} on {images.device}: {error}"
+        ) from error
     if not isinstance(measured, Tensor):
         raise ValueError(f"{physics!r} must return torch tensors: got {type(measured).__name__}.")
     if measured.ndim < 2 or len(measured) != len(images):
@@ -91,19 +97,30 @@ def checked_measured(physics: LinearOperator | Nonlinear, measured: Any, images:
     return measured
 
 
-def check_pre_inverse(
-    pre_inverse: LinearOperator | Nonlinear, measured: Float[Tensor, "b ..."]
-) -> Float[Tensor, "b ..."]:
-    """Return B of zeros; raises ``TypeError`` where B is nonlinear, ``ValueError`` where it refuses measurements."""
+def checked_pre_inverted(
+    pre_inverse: LinearOperator | Nonlinear, measured: Float[Tensor, "1 ..."]
+) -> Float[Tensor, "1 ..."]:
+    """Return B of a random measurement, once B has shown that it takes one and is what it declares to be.
+
+    Raises ``TypeError`` where B is nonlinear, and ``ValueError`` where it refuses measurements, returns something else
+    than finite tensors, or declares what a random vector refutes.
+    """
     if isinstance(pre_inverse, Nonlinear):
         raise TypeError(f"pre_inverse must be linear: got {pre_inverse!r}. Noise mapped by it would not be Gaussian.")
+    probe = torch.randn(measured.shape, generator=torch.Generator().manual_seed(0), dtype=measured.dtype)
+    probe = probe.to(measured.device)
     try:
-        return pre_inverse.A(torch.zeros_like(measured))
+        v = pre_inverse.A(probe)
     except (ValueError, RuntimeError, IndexError) as error:
         raise ValueError(
             f"pre_inverse must take what physics.A gives, (b, {', '.join(map(str, measured.shape[1:]))}), and "
             f"{pre_inverse!r} does not: {error}"
         ) from error
+    if not isinstance(v, Tensor) or v.ndim < 2 or len(v) != 1 or not v.isfinite().all():
+        came = tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__
+        raise ValueError(f"pre_inverse must return finite tensors (b, ...): {pre_inverse!r} returns {came} for b = 1.")
+    check_declarations(pre_inverse, probe)
+    return v
 
 
 def check_measurements(y: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:

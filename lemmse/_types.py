@@ -23,7 +23,8 @@ RANK_RTOL = 1e-10
 where the singular values of operators met in practice lie well above it and rounding well below (S2.4)."""
 
 SUBSPACE_ATOL = 1e-7
-"""Two subspaces are the same when no entry of their projectors differs by more than this (S2.4)."""
+"""Two subspaces are the same when no entry of their projectors differs by more than this, or, where projectors are too
+large to be written out, when no random vector is projected apart by more than this fraction of its length (S2.4)."""
 
 LOG_WEIGHT_FLOOR = -60.0
 """Log-weights are clamped to at least this much (nats) relative to the largest before ``exp``.

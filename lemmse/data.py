@@ -71,16 +71,19 @@ class ShiftedImages:
         self.shape = (d * h * w, c, h, w)
 
     def __getitem__(self, index: slice) -> Float[Tensor, "k c h w"]:
-        """Return the shifted images of a slice."""
-        image, pixel = self.sources(torch.arange(*index.indices(len(self)), device=self.images.device))
+        """Return the shifted images of a slice; raises ``TypeError`` for anything else."""
+        if not isinstance(index, slice):
+            raise TypeError(f"ShiftedImages are made by slices: got {index!r}. One image alone is shifted[k : k + 1].")
+        wanted = torch.tensor(range(*index.indices(len(self))), dtype=torch.int64, device=self.images.device)
+        image, pixel = self.sources(wanted)
         return shift_each(self.images[image], pixel)
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def sources(self, index: Int64[Tensor, "..."]) -> tuple[Int64[Tensor, "..."], Int64[Tensor, "..."]]:
+    def sources(self, index: Int64[Tensor, "..."] | int) -> tuple[Int64[Tensor, "..."], Int64[Tensor, "..."]]:
         """Return the image d and the row-major index of the shift g that shifted images are made of."""
-        shifts = self.shape[2] * self.shape[3]
+        index, shifts = torch.as_tensor(index), self.shape[2] * self.shape[3]
         return index.div(shifts, rounding_mode="floor"), index % shifts
 
     def __repr__(self) -> str:

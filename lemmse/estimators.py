@@ -13,9 +13,9 @@ from torch import Tensor
 from ._checks import (
     ImageSet,
     check_measurements,
-    check_pre_inverse,
     check_tolerance,
     checked_measured,
+    checked_pre_inverted,
     checked_reduction,
     checked_sample,
     checked_sigma,
@@ -25,7 +25,6 @@ from ._checks import (
 from ._factors import unchanged
 from ._progress import progress
 from .kernels import (
-    FEW_SHIFTS,
     CircularComparison,
     Comparison,
     DiagonalComparison,
@@ -91,8 +90,8 @@ class Estimator(ABC):
         self,
         images: Float[Tensor, "D c h w"] | ImageSet,
         physics: Any,
-        *,
         pre_inverse: Any = None,
+        *,
         chunk_size: int | None = None,
         memory_limit: int = DEFAULT_MEMORY_LIMIT,
     ):
@@ -102,10 +101,10 @@ class Estimator(ABC):
         self.pre_inverse = None if pre_inverse is None else as_operator(pre_inverse)
         self.chunk_size = None if chunk_size is None else positive_integer(chunk_size, "chunk_size counts images")
         self.memory_limit = positive_integer(memory_limit, "memory_limit counts bytes")
-        measured = checked_measured(self.physics, self.physics.A(sample), sample)
+        measured = checked_measured(self.physics, sample)
         self.measurement_shape, self.dtype, self.device = tuple(measured.shape[1:]), measured.dtype, measured.device
-        if self.pre_inverse is not None:
-            check_pre_inverse(self.pre_inverse, measured[:1])
+        v = measured[:1] if self.pre_inverse is None else checked_pre_inverted(self.pre_inverse, measured[:1])
+        self._v_shape = tuple(v.shape[1:])
         self._prepare(measured)
 
     @abstractmethod
@@ -179,19 +178,17 @@ class Estimator(ABC):
         return images if isinstance(self.images, Tensor) else checked_values(images)
 
     def _measure(self, images: Float[Tensor, "k c h w"]) -> Float[Tensor, "k ..."]:
-        return checked_measured(self.physics, self.physics.A(images), images)
+        return checked_measured(self.physics, images)
 
-    def _shape_of_image(self, measured: Float[Tensor, "1 ..."]) -> tuple[int, int, int]:
-        """Return the shape of B y, or raise ``ValueError`` unless it is an image of the size of x."""
-        v = measured if self.pre_inverse is None else self.pre_inverse.A(measured)
+    def _check_image(self) -> None:
+        """Raise ``ValueError`` unless B y is an image of the size of x."""
         h, w = self.images.shape[2:]
-        if v.ndim != 4 or tuple(v.shape[2:]) != (h, w):
+        if len(self._v_shape) != 3 or self._v_shape[1:] != (h, w):
             given = f"physics {self.physics!r}" if self.pre_inverse is None else f"pre_inverse {self.pre_inverse!r}"
             raise ValueError(
                 f"{type(self).__name__} needs B y to be an image of {h} × {w} pixels: {given} gives (b, "
-                f"{', '.join(map(str, v.shape[1:]))}). A pre_inverse such as Adjoint(physics) makes an image of y."
+                f"{', '.join(map(str, self._v_shape))}). A pre_inverse such as Adjoint(physics) makes an image of y."
             )
-        return tuple(v.shape[1:])
 
     def _scale(self, sigma: Float64[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Return -1/2σ², finite also when multiplied by any squared distance."""
@@ -211,7 +208,7 @@ class _GlobalEstimator(Estimator):
         """Return how queries are compared with atoms, once B has shown that it takes such measurements."""
 
     @abstractmethod
-    def _values(self, images: Float[Tensor, "k c h w"], keys: Keys) -> Values:
+    def _values(self, images: Float[Tensor, "k c h w"]) -> Values:
         """Return what the atoms of a chunk are worth."""
 
     def _dimension(self) -> int:
@@ -250,7 +247,7 @@ class _GlobalEstimator(Estimator):
             measured = _Measured(self, images)
             d2 = comparison.refined_distances(queries, keys, measured, sigma=sigma, listed=listed)
             d2 = d2.to(self.dtype).expand(len(y), -1)
-            yield Term(scale * d2, d2, self._values(images, keys), first_image=start, pixels=comparison.shifts)
+            yield Term(scale * d2, d2, self._values(images), first_image=start, pixels=comparison.shifts)
 
     def _make_keys(self, images: Float[Tensor, "k c h w"]) -> Keys:
         return self._comparison.keys(self._measure(images))
@@ -307,7 +304,8 @@ class MMSE(_GlobalEstimator):
     is the logsumexp of -r_d²/2σ², one per query.
 
     ``images`` (D, c, h, w) with values in [0, 1], a tensor or an ``ImageSet``; ``physics`` any operator, also
-    ``Nonlinear``; ``pre_inverse`` any linear map of measurements (``None``: the identity). ``chunk_size`` (images) or
+    ``Nonlinear``, that gives the same answer every time; ``pre_inverse`` any linear map of measurements (``None``: the
+    identity). ``chunk_size`` (images) or
     ``memory_limit`` (bytes of temporary arrays) bound memory and do not change the answer. The keys Π A x_d of a
     tensor are computed once and kept; those of an ``ImageSet`` are made chunk by chunk in every call.
 
@@ -330,7 +328,7 @@ class MMSE(_GlobalEstimator):
     def _choose_comparison(self, measured: Float[Tensor, "k ..."]) -> Comparison:
         return RowComparison(_projector(self), measured)
 
-    def _values(self, images: Float[Tensor, "k c h w"], keys: Keys) -> Values:
+    def _values(self, images: Float[Tensor, "k c h w"]) -> Values:
         return ArrayValues(images)
 
     @property
@@ -350,7 +348,8 @@ class EquivariantMMSE(_GlobalEstimator):
     Arguments as for ``MMSE``; what B makes of a measurement must be an image of h × w pixels, with any number of
     channels. Which path is taken (``plan``) follows from what B declares. Where B Bᵀ is circulant, or a declared
     ``shift_period`` names the admissible shifts, weights and means of all shifts of an image cost one FFT each
-    (O(N log N)), and for a diagonal B two; any other B takes matrix products, O(N M) an image.
+    (O(N log N)), and so for a diagonal B after a sum of each shift, once a query. Any other B takes S shifts of the
+    query through B⁺, once, and matrix products, O(S M) an image.
 
     Raises what ``MMSE`` raises, and ``ValueError`` where B y is no image of the size of x.
     Source: S4 (arXiv 2601.10334; the support condition is S4.1).
@@ -370,7 +369,7 @@ class EquivariantMMSE(_GlobalEstimator):
     def _choose_comparison(self, measured: Float[Tensor, "k ..."]) -> Comparison:
         """Find the admissible shifts and return how they are compared, from what B declares."""
         B, (h, w) = self.pre_inverse, self.images.shape[2:]
-        self._shape_of_image(measured[:1])
+        self._check_image()
         if B is None:
             self.admissible_shifts = torch.ones(h, w, dtype=torch.bool, device=self.device)
             return CircularComparison(unchanged, measured, stride=1, full_width=w)
@@ -383,11 +382,11 @@ class EquivariantMMSE(_GlobalEstimator):
             if self.measurement_shape[1:] == grid and len(shifts) == math.prod(grid):
                 return CircularComparison(_projector(self), measured, stride=period, full_width=w)
         factor = B.factorisation(self.measurement_shape)
-        if B.diagonal is not None and (len(shifts) == h * w or len(shifts) > FEW_SHIFTS):
+        if B.diagonal is not None and len(shifts) > 1:
             return DiagonalComparison(factor, shifts, measured)
         return ShiftedRowComparison(factor, shifts, measured)
 
-    def _values(self, images: Float[Tensor, "k c h w"], keys: Keys) -> Values:
+    def _values(self, images: Float[Tensor, "k c h w"]) -> Values:
         return ShiftedValues(images, self._comparison.shifts)
 
     @property
@@ -438,8 +437,8 @@ class LocalEquivariantMMSE(Estimator):
     def _prepare(self, measured: Float[Tensor, "k ..."]) -> None:
         """Find the strata, their whiteners and centres, and apply B A to the images that are at hand."""
         index = window_index(*self.images.shape[2:], self.patch_size, self.boundary)
-        v_shape = self._shape_of_image(measured[:1])
-        self.strata = strata_of_windows(self.pre_inverse, self.measurement_shape, v_shape, index)
+        self._check_image()
+        self.strata = strata_of_windows(self.pre_inverse, self.measurement_shape, self._v_shape, index)
         mixing = any(member.whitener.kind == "matrix" for stratum in self.strata for member in stratum.classes)
         self._v_dtype = torch.float64 if mixing else self.dtype
         v, index = self._pre_inverted(measured), index.to(self.device)

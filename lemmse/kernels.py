@@ -78,7 +78,7 @@ def refined(
     d2: Float[Tensor, "q k s"],
     exact: Callable[[Int64[Tensor, " n"], Int64[Tensor, " n"]], Float[Tensor, " n"]],
     *,
-    cancelling: float,
+    cancelling: Float[Tensor, " q"],
     sigma: Float[Tensor, " b"],
     listed: int = 0,
     block: int = REFINED_BLOCK,
@@ -88,22 +88,20 @@ def refined(
     Products and FFTs leave an error of about 4 eps times the terms of size ``cancelling`` whose difference r² is, which
     at a small sigma decides between near neighbours; differences, ``exact`` (query, atom), leave eps r². Where this
     cannot matter (REFINED_LOG_WEIGHT) or gains nothing (REFINED_SHARE), nothing is done, unless the ``listed`` nearest
-    atoms are asked for by name: equal ones must tie, to the last bit. ``block`` pairs are computed at once.
+    atoms are asked for by name, in their order. ``block`` pairs are computed at once.
     """
+    cancelling, sigma = cancelling.double(), sigma.detach().reshape(len(d2), -1)  # an expanded query has many sigmas
     rounding = 4 * torch.finfo(d2.dtype).eps * cancelling
-    sigma, refine_below = sigma.detach(), (rounding / (2 * REFINED_LOG_WEIGHT)) ** 0.5
-    smallest_sigma = float(sigma.min())
-    if smallest_sigma >= refine_below and not listed:
+    refine_below = (rounding / (2 * REFINED_LOG_WEIGHT)).sqrt()
+    matters = sigma.amin(1) < refine_below
+    if not matters.any() and not listed:
         return d2.flatten(1)
     nearest = d2.detach().amin(2)  # of each image: most need not be looked at again
-    bounds = []
-    if smallest_sigma < refine_below:
-        reach = 2 * rounding + 2 * REFINED_REACH * min(float(sigma.max()), refine_below) ** 2
-        bounds.append((nearest.amin(1) + reach).clamp_max(REFINED_SHARE * cancelling))
+    reach = 2 * rounding + 2 * REFINED_REACH * torch.minimum(sigma.amax(1), refine_below).square()
+    bound = (nearest.amin(1) + reach).minimum(REFINED_SHARE * cancelling).where(matters, -1.0)
     if listed:
         last = d2.detach().flatten(1).topk(min(listed, d2[0].numel()), dim=1, largest=False).values[:, -1]
-        bounds.append(last + 2 * rounding)
-    bound = torch.stack(bounds).amax(0)
+        bound = torch.maximum(bound, last + 2 * rounding)
     query, image = (nearest <= bound[:, None]).nonzero().unbind(1)
     row, place = (d2.detach()[query, image] <= bound[query, None]).nonzero().unbind(1)
     query, atom = query[row], image[row] * d2.shape[2] + place
@@ -155,8 +153,8 @@ class Comparison(ABC):
         """Return r² of every query and atom, never negative."""
 
     @abstractmethod
-    def cancelling(self, queries: Tensor, keys: Keys) -> float:
-        """Return about the size of the terms whose difference a squared distance near the smallest is."""
+    def cancelling(self, queries: Tensor, keys: Keys) -> Float[Tensor, " q"]:
+        """Return about the size of the terms whose difference each query's smallest squared distance is."""
 
     @abstractmethod
     def exact(
@@ -167,7 +165,7 @@ class Comparison(ABC):
         query: Int64[Tensor, " n"],
         atom: Int64[Tensor, " n"],
     ) -> Float[Tensor, " n"]:
-        """Return r² of some pairs from differences; ``measured`` gives A x of images of the chunk."""
+        """Return r² of some pairs from differences; ``measured`` gives A x of images of the chunk, computed again."""
 
     def refined_distances(
         self,
@@ -217,9 +215,9 @@ class RowComparison(Comparison):
         count = queries.shape[1]
         return squared_distances(queries.flatten(0, 1), *keys).unflatten(0, (-1, count)).mT
 
-    def cancelling(self, queries: Float[Tensor, "q s m"], keys: Keys) -> float:
+    def cancelling(self, queries: Float[Tensor, "q s m"], keys: Keys) -> Float[Tensor, " q"]:
         """Return ‖q‖² + ‖k‖²; a shift that takes a query far from the origin is far from every key, and no matter."""
-        return float((queries.square().sum(2).amin(1).max() + keys.norms.max()).detach())
+        return (queries.square().sum(2).amin(1) + keys.norms.max()).detach()
 
     def key_size(self, queries: Float[Tensor, "q s m"]) -> int:
         """Return how many numbers a query compares with a key."""
@@ -293,9 +291,9 @@ class CircularComparison(Comparison):
         constant = queries.square().sum((1, 2, 3))[:, None] + keys.norms
         return _from_correlation(constant[..., None, None], queries, keys.rows).flatten(2)
 
-    def cancelling(self, queries: Float[Tensor, "q c h w"], keys: Keys) -> float:
+    def cancelling(self, queries: Float[Tensor, "q c h w"], keys: Keys) -> Float[Tensor, " q"]:
         """Return ‖ṽ‖² + ‖κ̃‖²."""
-        return float((queries.square().sum((1, 2, 3)).max() + keys.norms.max()).detach())
+        return (queries.square().sum((1, 2, 3)) + keys.norms.max()).detach()
 
     def exact(self, queries: Tensor, keys: Keys, measured: Callable, query: Tensor, atom: Tensor) -> Tensor:
         """Return ‖ṽ - T_g κ̃‖² of some pairs; shifts that give equal images give equal distances, to the last bit."""
@@ -309,7 +307,8 @@ class DiagonalComparison(Comparison):
     """Queries v = b y and keys b⁺ A x of a diagonal B, in float64, as b⁺ amplifies rounding (S4.2).
 
     r² = Σ_n b⁺² (T_g⁻¹v)² - 2 ⟨T_g⁻¹v, b⁺ A x⟩ + ‖Π A x‖²: the first term is one sum per shift, whatever the number of
-    images, and the second is a correlation. Shifts that do not preserve the support of b are left out.
+    images, and the second is a correlation. Shifts that do not preserve the support of b are left out. b and b⁺ come
+    from the factor, which has decided what of b is zero.
     """
 
     path, whitener = "fast: a sum of every shift and one FFT per image", "diagonal"
@@ -337,17 +336,19 @@ class DiagonalComparison(Comparison):
         constant = (constant[:, None] + keys.norms[:, None]).unflatten(2, self.size)
         return _from_correlation(constant, queries, keys.rows).flatten(2)[:, :, self.shifts]
 
-    def cancelling(self, queries: Float64[Tensor, "q c h w"], keys: Keys) -> float:
+    def cancelling(self, queries: Float64[Tensor, "q c h w"], keys: Keys) -> Float64[Tensor, " q"]:
         """Return 2 ‖v‖ ‖b⁺ A x‖ + ‖Π A x‖², the norm of b⁺ A x by Parseval from half of its spectrum."""
         spectra = keys.rows.abs().square().sum((1, 2, 3)).max() * 2 / math.prod(self.size)
-        norm = queries.square().sum((1, 2, 3)).max().sqrt()
-        return float((2 * norm * spectra.sqrt() + keys.norms.max()).detach())
+        norm = queries.square().sum((1, 2, 3)).sqrt()
+        return (2 * norm * spectra.sqrt() + keys.norms.max()).detach()
 
     def exact(self, queries: Tensor, keys: Keys, measured: Callable, query: Tensor, atom: Tensor) -> Tensor:
-        """Return ‖b⁺T_g⁻¹v - Π A x‖² of some pairs."""
+        """Return ‖T_g b⁺ (v - T_g b A x)‖² of some pairs; shifts that change neither b nor the image tie, exactly."""
         images, which = (atom // self.atoms_per_image).unique(return_inverse=True)
-        back = shift_each(queries[query], -self.shifts[atom % self.atoms_per_image])
-        return (self.inverse * back - self._kept(measured(images))[which]).square().sum((1, 2, 3))
+        shifts = self.shifts[atom % self.atoms_per_image]
+        atoms = shift_each((self.diagonal * measured(images).double())[which], shifts)
+        gains = shift_each(self.inverse.expand(len(shifts), -1, -1, -1), shifts)
+        return (gains * (queries[query] - atoms)).square().sum((1, 2, 3))
 
     def _kept(self, measured: Float[Tensor, "k c h w"]) -> Float64[Tensor, "k c h w"]:
         """Return Π A x."""
@@ -435,22 +436,21 @@ class ShiftedValues:
     """The shifts T_g x of images (k, c, h, w), ``shifts`` (s,) row-major indices: values of k·s atoms, never made.
 
     A weighted sum is a convolution of the images with their weights, by FFT; few shifts are summed shift by shift, and
-    few atoms of any weight (above exp(LOG_WEIGHT_FLOOR)) one by one. ``spectra`` spares the FFT of the images.
+    few atoms of any weight (above exp(LOG_WEIGHT_FLOOR)) one by one.
     """
 
     images: Float[Tensor, "k c h w"]
     shifts: Int64[Tensor, " s"]
-    spectra: Complex[Tensor, "k c h w2"] | None = None
 
     def weighted_sum(self, weights: Float[Tensor, "q K"]) -> Float[Tensor, "q c h w"]:
         """Return Σ w T_g x."""
-        return self._sum(weights, self.images, self.spectra)
+        return self._sum(weights, self.images)
 
     def weighted_sum_of_squares(self, weights: Float[Tensor, "q K"]) -> Float[Tensor, "q c h w"]:
         """Return Σ w (T_g x)², entry by entry."""
-        return self._sum(weights, self.images.square(), None)
+        return self._sum(weights, self.images.square())
 
-    def _sum(self, weights: Tensor, images: Tensor, spectra: Tensor | None) -> Tensor:
+    def _sum(self, weights: Tensor, images: Tensor) -> Tensor:
         live = weights.detach() > math.exp(LOG_WEIGHT_FLOOR)
         if int(live.sum()) <= FEW_ATOMS * len(weights):
             return self._sum_of_atoms(weights, images, live)
@@ -460,8 +460,7 @@ class ShiftedValues:
         weights = weights.unflatten(1, (-1, len(self.shifts)))
         if not chosen.all():
             weights, images = weights[:, chosen], images[chosen]
-            spectra = None if spectra is None else spectra[chosen]
-        return self._convolution(weights, images, spectra)
+        return self._convolution(weights, images)
 
     def _sum_of_atoms(self, weights: Tensor, images: Tensor, live: Tensor) -> Tensor:
         query, atom = live.nonzero().unbind(1)
@@ -474,11 +473,10 @@ class ShiftedValues:
         sums = (per_shift @ images.flatten(1)).unflatten(2, images.shape[1:])
         return sum(shift_each(part, g.expand(len(part))) for part, g in zip(sums, self.shifts, strict=True))
 
-    def _convolution(self, weights: Tensor, images: Tensor, spectra: Tensor | None) -> Tensor:
+    def _convolution(self, weights: Tensor, images: Tensor) -> Tensor:
         h, w = images.shape[-2:]
         if len(self.shifts) < h * w:
             weights = weights.new_zeros(*weights.shape[:2], h * w).index_copy(2, self.shifts, weights)
-        weighted = torch.fft.rfft2(weights.unflatten(2, (h, w)))
-        spectra = torch.fft.rfft2(images) if spectra is None else spectra
+        weighted, spectra = torch.fft.rfft2(weights.unflatten(2, (h, w))), torch.fft.rfft2(images)
         sums = [(weighted * spectra[:, channel]).sum(1) for channel in range(spectra.shape[1])]
         return torch.fft.irfft2(torch.stack(sums, dim=1), s=(h, w))

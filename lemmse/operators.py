@@ -66,6 +66,7 @@ __all__ = [
     "apply_in_float64",
     "as_operator",
     "center_mask",
+    "check_declarations",
     "dense_matrix",
     "gram_whitener",
     "half_mask",
@@ -74,6 +75,13 @@ __all__ = [
     "row_space_projector",
     "stripe_mask",
 ]
+
+
+GRAM_RTOL = 1e-14
+"""A declared symbol of B Bᵀ at most this fraction of its largest entry is rounding: it holds squares."""
+
+DECLARED_RTOL = 1e-4
+"""A declaration holds where a random vector agrees to this, in float32 or float64."""
 
 
 # ------------------------------------------------------------------------------------------------------------ operators
@@ -457,12 +465,15 @@ class Compose(LinearOperator):
         return None if outer is None or inner is None else outer.double() * inner.double()
 
     def gram_symbol(self, h: int, w: int) -> Float64[Tensor, "h w"] | None:
-        """Return the product of the symbols where both commute with all shifts, or where one is the identity."""
+        """Return the product of the symbols where the outer operator commutes with all shifts, or one is the identity.
+
+        O circ(s) Oᵀ = circ(s) O Oᵀ where O commutes with shifts: it commutes with what is made of them.
+        """
         if _declares_identity(self.inner):
             return self.outer.gram_symbol(h, w)
         if _declares_identity(self.outer):
             return self.inner.gram_symbol(h, w)
-        if self.outer.shift_period == self.inner.shift_period == 1:
+        if self.outer.shift_period == 1:
             outer, inner = self.outer.gram_symbol(h, w), self.inner.gram_symbol(h, w)
             return None if outer is None or inner is None else outer * inner
         return None
@@ -535,18 +546,35 @@ class _Undeclared(LinearOperator):
 
     @property
     def shift_period(self) -> int | None:
-        """Return what the operator declares."""
-        return getattr(self.physics, "shift_period", None)
+        """Return what the operator declares; raises ``ValueError`` unless a positive integer or ``None``."""
+        period = getattr(self.physics, "shift_period", None)
+        if period is not None and (not hasattr(period, "__index__") or period < 1):
+            raise ValueError(f"{self!r} declares shift_period={period!r}: it is a positive integer, or None.")
+        return period
 
     @property
     def diagonal(self) -> Float[Tensor, "..."] | None:
         """Return what the operator declares."""
-        return getattr(self.physics, "diagonal", None)
+        diagonal = getattr(self.physics, "diagonal", None)
+        return None if diagonal is None else torch.as_tensor(diagonal)
 
     def gram_symbol(self, h: int, w: int) -> Float64[Tensor, "h w"] | None:
-        """Return what the operator declares."""
+        """Return what the operator declares, with zeros for what is rounding beside the largest (GRAM_RTOL).
+
+        Raises ``ValueError`` unless it is real, of shape (h, w) and not negative beyond rounding.
+        """
         declared = getattr(self.physics, "gram_symbol", None)
-        return None if declared is None else declared(h, w)
+        symbol = None if declared is None else declared(h, w)
+        if symbol is None:
+            return None
+        symbol = torch.as_tensor(symbol)
+        if symbol.is_complex() or tuple(symbol.shape) != (h, w) or float(symbol.min()) < -1e-6 * float(symbol.max()):
+            raise ValueError(
+                f"{self!r} declares a gram_symbol of {symbol.dtype} and shape {tuple(symbol.shape)}: that of B Bᵀ "
+                f"is real, not negative and has the shape {(h, w)} of the output; for a blur, |fft2(psf)|²."
+            )
+        symbol = symbol.double()
+        return symbol.where(symbol > GRAM_RTOL * symbol.max(), 0.0)
 
     def A(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Return A x."""
@@ -563,6 +591,8 @@ class _Undeclared(LinearOperator):
     def factorisation(self, input_shape: Shape) -> Factor:
         """Return the declared diagonal, or the SVD of the dense matrix, computed once per shape."""
         if self.diagonal is not None:
+            u = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0), device=self.diagonal.device)
+            check_declarations(self, u)
             return PixelFactor(self.diagonal.double(), input_shape)
         self._check_adjoint(tuple(input_shape))
         return _dense_factor(self, tuple(input_shape))
@@ -587,8 +617,12 @@ class _Undeclared(LinearOperator):
         return
 
     def largest_product(self, input_shape: Shape) -> float:
-        """Return 0: its rounding errors are measured by its own largest singular value."""
-        return 0.0
+        """Return 0: rounding is measured by the largest singular value; but that of float32 weights by their eps."""
+        applied = apply_in_float64(self.A, torch.zeros(1, *input_shape, dtype=torch.float64))
+        if applied.dtype == torch.float64:
+            return 0.0
+        size = max(torch.Size(input_shape).numel(), applied.numel())
+        return _norm(self, input_shape) * size * torch.finfo(applied.dtype).eps / RANK_RTOL
 
     def __repr__(self) -> str:
         return repr(self.physics)
@@ -755,7 +789,40 @@ def row_space_projector(pre_inverse: LinearOperator, measurement_shape: Shape) -
 
 def rank(operator: Any, input_shape: Shape) -> int:
     """Return the rank of a linear operator on inputs of the given shape (without batch)."""
-    return as_operator(operator).factorisation(tuple(input_shape)).rank
+    operator, input_shape = as_operator(operator), tuple(input_shape)
+    factor = operator.structured_factor(input_shape)
+    if factor is None:
+        c, *size = _output_shape(operator, input_shape)
+        symbol = operator.gram_symbol(*size) if len(size) == 2 else None
+        if symbol is not None:
+            return c * int(significant(symbol.sqrt()).sum())
+        factor = operator.factorisation(input_shape)
+    return factor.rank
+
+
+def check_declarations(operator: LinearOperator, u: Float[Tensor, "1 ..."]) -> None:
+    """Raise ``ValueError`` where what an operator declares is refuted by a random input u, at most to DECLARED_RTOL."""
+    v = operator.A(u)
+    refuted = None
+    if (diagonal := operator.diagonal) is not None:
+        axes = zip(reversed(diagonal.shape), reversed(u.shape[1:]), strict=False)
+        fits = diagonal.ndim < u.ndim and all(side in (1, whole) for side, whole in axes) and u.shape == v.shape
+        if not (fits and _near(diagonal.to(u) * u, v)):
+            refuted = f"a diagonal of shape {tuple(diagonal.shape)}, but A u is not its product with u"
+    symbol = operator.gram_symbol(*v.shape[2:]) if v.ndim == 4 else None
+    if symbol is not None and not _near(convolve(symbol.to(torch.complex128), v), operator.A(operator.A_adjoint(v))):
+        refuted = "a gram_symbol, but A Aᵀ v is not the convolution of v with it"
+    if v.ndim == u.ndim == 4 and (period := operator.shift_period) is not None:
+        ratio = [period if side == period * other else 1 for side, other in zip(u.shape[2:], v.shape[2:], strict=True)]
+        other = [period if side * period == other else 1 for side, other in zip(u.shape[2:], v.shape[2:], strict=True)]
+        if not _near(operator.A(torch.roll(u, ratio, (2, 3))), torch.roll(v, other, (2, 3))):
+            refuted = f"shift_period={period}, but shifting u does not shift A u"
+    if refuted is not None:
+        raise ValueError(f"{operator!r} declares {refuted}. Mend the declaration, or leave it out.")
+
+
+def _near(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).norm() <= DECLARED_RTOL * max(float(a.norm()), float(b.norm())))
 
 
 @dataclass(frozen=True)
@@ -778,8 +845,9 @@ class GramWhitener:
 
     def __call__(self, y: Float[Tensor, "b ..."]) -> Float[Tensor, "b c h w"]:
         """Return (B Bᵀ)^{+1/2} B y for every input of the batch."""
-        s = self.symbol.sqrt()
-        return convolve(on_range(torch.reciprocal, s, significant(s)).to(torch.complex128), self.pre_inverse.A(y))
+        s, v = self.symbol.sqrt(), apply_in_float64(self.pre_inverse.A, y)
+        kept = significant(s, float(s.max()) * torch.finfo(v.dtype).eps / RANK_RTOL)  # above the rounding of B y
+        return convolve(on_range(torch.reciprocal, s, kept).to(torch.complex128), v).to(y.dtype)
 
 
 def gram_whitener(pre_inverse: LinearOperator, measurement_shape: Shape) -> "PolarWhitener | GramWhitener | None":

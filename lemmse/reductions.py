@@ -465,7 +465,10 @@ class TopSources:
 
 @dataclass(frozen=True)
 class TopImages:
-    """Reduce to the k images with the largest total weight: ``Sources`` without ``pixel``."""
+    """Reduce to the k images with the largest total weight: ``Sources`` without ``pixel``.
+
+    Images whose total weights agree but for rounding, such as shifted copies of each other, may come in any order.
+    """
 
     k: int
     honours_tolerance = False

@@ -628,6 +628,17 @@ def test_shifted_images_are_never_all_in_memory(monkeypatch):
     assert made == [64, 50, 50, 50, 42]
 
 
+def test_shifted_images_are_made_by_slices(unchecked_shapes):
+    shifted = data.ShiftedImages(torch.rand(2, 1, 3, 4))
+    assert shifted[5:2].shape == (0, 1, 3, 4)
+    assert torch.equal(shifted[::-1], shifted[:].flip(0))
+    assert [int(part) for part in shifted.sources(23)] == [1, 11]
+    with pytest.raises(TypeError, match=r"shifted\[k : k \+ 1\]"):
+        shifted[3]
+    with pytest.raises(TypeError, match="slices"):
+        iter(shifted).__next__()
+
+
 @pytest.mark.parametrize(
     ("images", "says"), [(torch.rand(3, 4, 5), r"\(3, 4, 5\)"), (np.zeros((1, 1, 2, 2)), "ndarray")]
 )

@@ -68,6 +68,27 @@ def test_equals_brute_force(name, kind, generator):
         torch.testing.assert_close(weights[i], wanted.flatten(1), rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "pair", ["denoising identity", "inpainting stripes pseudo-inverse", "downsampling by 3 adjoint"]
+)
+@pytest.mark.parametrize("few", ["shifts", "atoms", "nothing"])
+def test_three_ways_to_sum_shifts(pair, few, generator, monkeypatch):
+    """Atom by atom, shift by shift, and by FFT, which small images would not reach: mean and variance."""
+    monkeypatch.setattr(le.kernels, "FEW_ATOMS", 10**6 if few == "atoms" else 0)
+    monkeypatch.setattr(le.kernels, "FEW_SHIFTS", 10**6 if few == "shifts" else 0)
+    name, kind = pair.rsplit(" ", 1)
+    physics, images = FORWARD[name], training_set()
+    B = pre_inverses(physics)[kind]
+    y = measured(images, physics, generator)
+    moments = le.EquivariantMMSE(images, physics, pre_inverse=B)(y, sigma=SIGMA, reduction=le.PosteriorMoments())
+    atoms = le.data.ShiftedImages(images)[:].unflatten(0, (D, N))
+    for i in range(len(y)):
+        mean, _, weights = equivariant_mmse(images, physics.A, y[i], SIGMA, as_matrix(B, y.shape[1:]), IMAGE)
+        torch.testing.assert_close(moments.mean[i], mean, rtol=0, atol=1e-10)
+        second = torch.einsum("dn,dnchw->chw", weights.flatten(1), atoms.square())
+        torch.testing.assert_close(moments.variance[i], second - mean.square(), rtol=0, atol=1e-10)
+
+
 @given(rank=st.integers(1, 108), m=st.integers(1, 120), sigma=st.floats(0.3, 30), seed=st.integers(0, 2**31))
 @settings(max_examples=25, deadline=None)
 def test_any_pre_inverse_of_any_rank(rank, m, sigma, seed):
@@ -139,6 +160,113 @@ def test_another_librarys_declaration_suffices(generator):
     assert "FFT" in got.plan.path
     torch.testing.assert_close(got(y, sigma=5.0).mean, wanted(y, sigma=5.0).mean, rtol=0, atol=1e-8)
     torch.testing.assert_close(got(y, sigma=5.0).log_partition, wanted(y, sigma=5.0).log_partition, rtol=1e-9, atol=0)
+
+
+class Declares:
+    """Another library's operator: a matrix from images to images, and whatever is declared of it."""
+
+    def __init__(self, matrix, **declared):
+        self.matrix = le.Matrix(matrix, IMAGE, IMAGE)
+        self.A, self.A_adjoint = self.matrix.A, self.matrix.A_adjoint
+        vars(self).update(declared)
+
+
+def test_a_diagonal_of_its_own_for_every_channel(generator):
+    """Declared by another library, with signs, and zeros that some shifts preserve in both channels."""
+    images, physics = training_set(), le.Denoising()
+    diagonal = torch.rand(IMAGE, generator=generator, dtype=torch.float64) + 0.5
+    diagonal[0, :, 1::3] = 0
+    diagonal[1, ::2] *= -1
+    B = Declares(torch.diag(diagonal.flatten()), diagonal=diagonal)
+    y = measured(images, physics, generator)
+    estimator = le.EquivariantMMSE(images, physics, B)
+    assert isinstance(estimator._comparison, le.kernels.DiagonalComparison)
+    assert estimator.plan.shifts == H * 3
+    posterior = estimator(y, sigma=SIGMA)
+    for i in range(len(y)):
+        mean, log_partition, _ = equivariant_mmse(images, physics.A, y[i], SIGMA, B.matrix.matrix, IMAGE)
+        torch.testing.assert_close(posterior.mean[i], mean, rtol=0, atol=1e-10)
+        assert posterior.log_partition[i].item() == pytest.approx(log_partition, rel=1e-9)
+
+
+def test_a_symbol_with_rounding_errors(generator):
+    """As an FFT of an autocorrelation has it: 1e-17, of either sign, where a singular blur has zeros."""
+    exact = le.Blur(BOX).gram_symbol(H, W)
+    symbol = exact.where(exact > 1e-20, 1e-17 * torch.randn(H, W, generator=generator, dtype=torch.float64))
+    assert (symbol < 0).any()
+    images, B = training_set(), Declares(dense(le.Blur(BOX).A, IMAGE), gram_symbol=lambda h, w: symbol)
+    y = measured(images, le.Denoising(), generator)
+    got = le.EquivariantMMSE(images, le.Denoising(), B)
+    wanted = le.EquivariantMMSE(images, le.Denoising(), le.Blur(BOX))
+    torch.testing.assert_close(got(y, sigma=SIGMA).mean, wanted(y, sigma=SIGMA).mean, rtol=0, atol=1e-10)
+    a, b = (each.log_density(each(y, sigma=SIGMA), SIGMA) for each in (got, wanted))
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        ({"diagonal": torch.ones(IMAGE).double()}, "declares a diagonal"),
+        ({"diagonal": torch.ones(W, H).double()}, "declares a diagonal"),
+        ({"gram_symbol": lambda h, w: torch.ones(h, w).double()}, "declares a gram_symbol, but"),
+        ({"gram_symbol": lambda h, w: torch.ones(h, w).to(torch.complex64)}, "real"),
+        ({"gram_symbol": lambda h, w: torch.ones(w, h)}, r"shape \(9, 6\)"),
+        ({"gram_symbol": lambda h, w: -torch.ones(h, w)}, "not negative"),
+        ({"shift_period": 1}, "shifting u does not shift A u"),
+        ({"shift_period": 0}, "positive integer"),
+    ],
+)
+@pytest.mark.parametrize("kind", [le.MMSE, le.EquivariantMMSE])
+def test_false_declarations_are_refuted(kind, declared, says, unchecked_shapes):
+    with pytest.raises(ValueError, match=says):
+        kind(training_set(), le.Denoising(), Declares(random_matrix(108, 108), **declared))
+
+
+def test_a_convolution_after_zero_filling_is_circulant(generator):
+    """O circ(s) Oᵀ = circ(s) O Oᵀ: no dense matrix, however large the images are."""
+    images = torch.rand(2, 1, 64, 96, generator=generator, dtype=torch.float64)
+    physics = le.FourierSampling(le.random_mask(64, 96, keep=0.4, generator=generator))
+    y = physics.A(images[:1]) + 0.1 * torch.randn(1, 2, int(physics.mask.sum()), generator=generator)
+    blurred = le.Compose(le.Blur(le.optics.gaussian_psf(0.5, 5)), le.Adjoint(physics))
+    got = le.EquivariantMMSE(images, physics, blurred)
+    wanted = le.EquivariantMMSE(images, physics, le.Adjoint(physics))
+    torch.testing.assert_close(got(y, sigma=5.0).mean, wanted(y, sigma=5.0).mean, rtol=0, atol=1e-9)
+    a, b = (each.log_density(each(y, sigma=5.0), 5.0) for each in (got, wanted))
+    torch.testing.assert_close(a, b, rtol=1e-9, atol=0)
+
+
+def test_a_period_that_admits_more_shifts_than_it_says(generator):
+    """A downsampled mean: shift_period 3 is declared, and every shift preserves Im B."""
+    B = le.Compose(le.Blur(torch.full((H, W), 1 / N).double()), le.Adjoint(le.Downsampling(3)))
+    images, physics = training_set(), le.Downsampling(3)
+    y = measured(images, physics, generator)
+    estimator = le.EquivariantMMSE(images, physics, B)
+    assert estimator.admissible_shifts.all()
+    for i in range(len(y)):
+        mean, _, _ = equivariant_mmse(images, physics.A, y[i], SIGMA, as_matrix(B, y.shape[1:]), IMAGE)
+        torch.testing.assert_close(estimator(y, sigma=SIGMA).mean[i], mean, rtol=0, atol=1e-10)
+
+
+class Single:
+    """Another library's singular blur, in float32 weights that take nothing else."""
+
+    def A(self, x):
+        return torch.nn.functional.conv2d(
+            torch.nn.functional.pad(x, (0, 1, 0, 1), mode="circular"), torch.ones(1, 1, 2, 2)
+        )
+
+    def A_adjoint(self, y):
+        return torch.nn.functional.conv2d(
+            torch.nn.functional.pad(y, (1, 0, 1, 0), mode="circular"), torch.ones(1, 1, 2, 2)
+        )
+
+
+def test_rounding_of_single_precision_is_no_rank():
+    """A 2×2 box on 8×8 pixels has rank 49; float32 leaves 1e-8 where its zeros are."""
+    B = le.PseudoInverse(Single())
+    assert le.operators.rank(B, (1, 8, 8)) == 49
+    estimator = le.EquivariantMMSE(torch.rand(2, 1, 8, 8), le.Denoising(), B)
+    assert estimator.admissible_shifts.all()
 
 
 # ------------------------------------------------------------------------------------------------ S4.1: what it is
@@ -567,6 +695,19 @@ def test_periodic_images_tie(dtype, sigma, generator):
     assert first.pixel.item() == equal[0]
 
 
+@pytest.mark.parametrize("name", ["inpainting stripes", "epsilon inverse of stripes"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_periodic_images_tie_behind_a_periodic_diagonal(name, dtype, generator):
+    """Shifts that change neither b nor the image are equal atoms: listed in order, with one weight."""
+    B = le.Inpainting(STRIPES) if name == "inpainting stripes" else le.EpsilonInverse(STRIPES, 0.1)
+    for _ in range(10):
+        images = torch.rand(1, C, 2, 3, generator=generator, dtype=dtype).repeat(1, 1, H // 2, W // 3)
+        y = images + 0.05 * torch.randn(1, *IMAGE, generator=generator, dtype=dtype)
+        top = le.EquivariantMMSE(images, le.Denoising(), B)(y, sigma=0.2, reduction=le.TopSources(9))
+        assert top.pixel.tolist() == [[i * W + j for i in (0, 2, 4) for j in (0, 3, 6)]]
+        assert (top.weight == top.weight[:, :1]).all()
+
+
 def test_a_constant_image_and_equal_images(generator):
     """All shifts of a constant image are one atom, N times; an image twice lists the lower index first."""
     images = training_set()
@@ -619,6 +760,11 @@ def test_distances_are_recomputed_only_where_that_helps(generator, monkeypatch):
     assert not recomputed
     estimator(x + 0.001 * noise, sigma=0.001)
     assert 1 <= sum(recomputed) < 100
+    recomputed.clear()
+    sigma = torch.tensor([0.001, 0.5, 8.0])  # each query by its own sigma and its own size
+    estimator(x + sigma[:, None, None, None] * noise, sigma=sigma)
+    estimator(torch.cat([1e3 * x, x + 0.5 * noise]), sigma=0.5)
+    assert sum(recomputed) < 100
 
 
 @pytest.mark.parametrize("name", ["denoising", "blur", "epsilon inverse", "inpainting stripes"])

@@ -228,6 +228,27 @@ def test_nearest_image_is_map_with_ties_to_the_lowest_index(generator):
         assert sources.image.tolist() == [[3], [5]]
 
 
+def test_a_list_is_filled_by_images_of_no_weight():
+    """Chunks that count for nothing are skipped, but not while the list wants images."""
+    images = training_set()
+    sources = le.MMSE(images, le.Denoising(), chunk_size=1)(images[:1], sigma=1e-3, reduction=le.TopSources(3))
+    r2 = (images - images[:1]).flatten(1).square().sum(1)
+    assert sources.image[0].tolist() == r2.argsort()[:3].tolist()
+    assert sources.weight[0].tolist() == [1, 0, 0]
+
+
+def test_a_chunk_counts_until_its_weight_is_lost_in_rounding():
+    """An image 40 nats below the nearest, in another chunk: its weight of e⁻⁴⁰ is in L and in the moments."""
+    images = torch.zeros(2, 1, 1, 1, dtype=torch.float64)
+    images[1] = 1
+    sigma = (1 / 80) ** 0.5
+    moments = le.MMSE(images, le.Denoising(), chunk_size=1)(
+        0 * images[:1], sigma=sigma, reduction=le.PosteriorMoments()
+    )
+    assert moments.mean.item() == pytest.approx(math.exp(-40), rel=1e-9)
+    assert moments.mean_squared_residual.item() == pytest.approx(math.exp(-40), rel=1e-9)
+
+
 def test_memorisation_bound(generator):
     """1 - w_1 <= (D - 1) exp(-(r_2² - r_1²) / 2σ²), S3.3."""
     images = training_set()
