@@ -30,6 +30,7 @@ from .kernels import (
     DiagonalComparison,
     Keys,
     RowComparison,
+    ScaledWindowComparison,
     ShiftedRowComparison,
     ShiftedValues,
     WindowComparison,
@@ -48,7 +49,7 @@ from .reductions import (
     accumulate,
     join,
 )
-from .strata import stabiliser, strata_of_windows
+from .strata import Stratum, stabiliser, strata_of_windows
 
 __all__ = ["DEFAULT_MEMORY_LIMIT", "MMSE", "EquivariantMMSE", "Estimator", "ImageSet", "LocalEquivariantMMSE", "Plan"]
 
@@ -66,6 +67,9 @@ TERM_PAIRS = 2**20
 
 CACHED_PAIRS = 2**19
 """Pairs of a query and a shifted image in a chunk: few enough to stay in a processor's cache, enough to fill it."""
+
+
+AnyWindowComparison = WindowComparison | ScaledWindowComparison
 
 
 @dataclass(frozen=True)
@@ -439,11 +443,18 @@ class LocalEquivariantMMSE(Estimator):
         index = window_index(*self.images.shape[2:], self.patch_size, self.boundary)
         self._check_image()
         self.strata = strata_of_windows(self.pre_inverse, self.measurement_shape, self._v_shape, index)
-        mixing = any(member.whitener.kind == "matrix" for stratum in self.strata for member in stratum.classes)
-        self._v_dtype = torch.float64 if mixing else self.dtype
+        plain = all(len(stratum.classes) == 1 and not stratum.mixes for stratum in self.strata)
+        self._v_dtype = self.dtype if plain else torch.float64  # whitening amplifies rounding
         v, index = self._pre_inverted(measured), index.to(self.device)
-        self._comparisons = [WindowComparison(stratum.classes, index, v, self.dtype) for stratum in self.strata]
+        self._comparisons = [self._comparison_of(stratum, index, v) for stratum in self.strata]
         self._keys = self._stored_keys() if isinstance(self.images, Tensor) else None
+
+    def _comparison_of(
+        self, stratum: Stratum, index: Int64[Tensor, "n p2"], v: Float[Tensor, "k c h w"]
+    ) -> AnyWindowComparison:
+        if len(stratum.classes) > 1 and not stratum.mixes:
+            return ScaledWindowComparison(stratum.pixels, stratum.kept, stratum.scales(), index, self.dtype)
+        return WindowComparison(stratum.classes, index, v, self.dtype)
 
     @property
     def plan(self) -> Plan:
@@ -518,11 +529,11 @@ class LocalEquivariantMMSE(Estimator):
         size = count if self._keys is not None else self.chunk_size or max(1, room // self._image_entries)
         return [(start, min(start + size, count)) for start in range(0, count, size)]
 
-    def _images_at_once(self, comparison: WindowComparison) -> int:
+    def _images_at_once(self, comparison: AnyWindowComparison) -> int:
         """Return how many images' windows of a stratum make a term."""
         return self.chunk_size or max(1, min(TERM_ATOMS, self._pairs_at_once) // len(comparison.pixels))
 
-    def _pixels_at_once(self, comparison: WindowComparison, n_queries: int) -> int:
+    def _pixels_at_once(self, comparison: AnyWindowComparison, n_queries: int) -> int:
         """Return how many pixels of every query make a block."""
         atoms = self._images_at_once(comparison) * len(comparison.pixels)
         return max(1, self._pairs_at_once // (atoms * n_queries))

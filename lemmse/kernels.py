@@ -32,6 +32,7 @@ __all__ = [
     "DiagonalComparison",
     "Keys",
     "RowComparison",
+    "ScaledWindowComparison",
     "ShiftedRowComparison",
     "ShiftedValues",
     "WindowComparison",
@@ -382,6 +383,44 @@ class _Class(NamedTuple):
 
     def __call__(self, windows: Float[Tensor, "b m d"], dtype: torch.dtype) -> Float[Tensor, "bm r"]:
         return self.whitener(windows - self.centre).to(dtype).flatten(0, 1)
+
+
+@final
+class ScaledWindowComparison:
+    """Distances of windows that are scaled, entry by entry, in a way of each pixel's own: Σ_j s_nj² (v_j - k_j)².
+
+    The windows of a stratum of a diagonal B: ``kept`` are the entries that it leaves, ``scales`` (S, r) whiten them.
+    Σ s²v² is a product of queries with pixels and Σ s²vk one with all keys, whatever the number of different scales;
+    both are in float64, as neither can be centred.
+    """
+
+    def __init__(
+        self,
+        pixels: Int64[Tensor, " s"],
+        kept: Int64[Tensor, " r"],
+        scales: Float64[Tensor, "s r"],
+        index: Int64[Tensor, "n p2"],
+        dtype: torch.dtype,
+    ):
+        self.pixels, self.kept, self.index, self.dtype = pixels.to(index.device), kept, index, dtype
+        self.gains = scales.to(index.device).square()
+        self.half_log_pdet = -scales.log().sum(1).to(index.device, dtype)
+
+    def queries(self, v: Float64[Tensor, "b c h w"], pixels: Int64[Tensor, " m"]) -> Float64[Tensor, "q r"]:
+        """Return the windows of some pixels, image-major."""
+        return windows_at(v, self.index[pixels])[..., self.kept].flatten(0, 1)
+
+    def keys(self, v: Float64[Tensor, "k c h w"]) -> Keys:
+        """Return s²k of the windows of the stratum's pixels, image-major, and Σ s²k²."""
+        windows = windows_at(v, self.index[self.pixels])[..., self.kept]
+        rows = self.gains * windows
+        return Keys(rows.flatten(0, 1), (rows * windows).sum(2).flatten())
+
+    def squared_distances(self, queries: Float64[Tensor, "q r"], keys: Keys) -> Float[Tensor, "q k s"]:
+        """Return r² of every window and atom, never negative."""
+        own = queries.square() @ self.gains.T  # (q, S)
+        d2 = torch.addmm(keys.norms[None], queries, keys.rows.T, alpha=-2).unflatten(1, (-1, len(self.pixels)))
+        return (d2 + own[:, None]).clamp_min(0).to(self.dtype)
 
 
 @final

@@ -169,6 +169,23 @@ class Stratum:
         """Return the dimension of Im Q."""
         return self.classes[0].whitener.rank
 
+    @property
+    def mixes(self) -> bool:
+        """Return whether a matrix whitens some windows, rather than a scale for each entry."""
+        return any(isinstance(member.whitener, Mixing) for member in self.classes)
+
+    @property
+    def kept(self) -> Int64[Tensor, " r"]:
+        """Return the entries of a window that are left where no matrix mixes them: the same for all classes."""
+        return self.classes[0].whitener.kept
+
+    def scales(self) -> Float64[Tensor, "m r"]:
+        """Return the whitener of each pixel where no matrix mixes the entries: a scale for each that is left."""
+        scales = torch.empty(int(self.pixels.max()) + 1, self.rank, dtype=torch.float64)
+        for member in self.classes:
+            scales[member.pixels] = member.whitener.scale
+        return scales[self.pixels]
+
 
 def strata_of_windows(
     pre_inverse: LinearOperator | None,
