@@ -128,11 +128,11 @@ def local_mmse(
     keys = torch.stack([torch.stack([q @ measure(x[None])[0].reshape(-1) for q in operators]) for x in images])
     n = h * w
     log_weights = torch.full((n, len(images), n), -math.inf, dtype=torch.float64)
-    for target in range(n):
-        for source in range(n):
-            if float((spaces[target] - spaces[source]).abs().max()) < 1e-7:
-                residual = (seen[target] - keys[:, source]) @ inverses[source].T
-                log_weights[target, :, source] = -residual.square().sum(1) / (2 * sigma**2) - half_log_pdets[source]
+    spaces = torch.stack(spaces)
+    for source in range(n):
+        same = (spaces - spaces[source]).abs().amax((1, 2)) < 1e-7
+        residuals = (seen[same, None] - keys[:, source]) @ inverses[source].T
+        log_weights[same, :, source] = -residuals.square().sum(2) / (2 * sigma**2) - half_log_pdets[source]
     log_partition = log_weights.flatten(1).logsumexp(1)
     weights = (log_weights - log_partition[:, None, None]).exp()
     mean = torch.einsum("tdn,dcn->ct", weights, images.flatten(2)).reshape(images.shape[1:])
