@@ -121,7 +121,7 @@ class Estimator(ABC):
         """Return the path that this estimator takes."""
 
     @abstractmethod
-    def _reduced(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Posterior | Moments | Sources:
+    def _reduced(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Posterior | Moments | Sources | Any:
         """Return the reduction of checked measurements."""
 
     @property
@@ -145,7 +145,7 @@ class Estimator(ABC):
         sigma: float | Tensor,
         reduction: Reduction | None = None,
         tolerance: float = 0.0,
-    ) -> Posterior | Moments | Sources:
+    ) -> Posterior | Moments | Sources | Any:
         """Reduce the posterior of every measurement and return what ``reduction`` makes of it (default: ``Posterior``).
 
         ``y`` (b, ...) has the shape of ``physics.A(x)``; ``sigma`` is a number or one per query, (b,), in units of y. A
@@ -220,7 +220,7 @@ class _GlobalEstimator(Estimator):
             return math.prod(self.measurement_shape)
         return rank(self.pre_inverse, self.measurement_shape)
 
-    def _reduced(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Posterior | Moments | Sources:
+    def _reduced(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Posterior | Moments | Sources | Any:
         blocks = [slice(at, at + self._queries_at_once) for at in range(0, len(y), self._queries_at_once)]
         chunks = self._chunks(min(len(y), self._queries_at_once))
         steps = progress(range(len(blocks) * len(chunks)), description=type(self).__name__, unit="chunk")
@@ -474,7 +474,7 @@ class LocalEquivariantMMSE(Estimator):
             ranks[stratum.pixels.to(self.device)] = stratum.rank
         return ranks.unflatten(0, tuple(self.images.shape[2:]))
 
-    def _reduced(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Posterior | Moments | Sources:
+    def _reduced(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Posterior | Moments | Sources | Any:
         """Reduce blocks of the pixels of each stratum, and put the pixels back in their order."""
         b, (h, w) = len(y), self.images.shape[2:]
         v = self._pre_inverted(y[:1] if b > 1 and y.stride(0) == 0 else y)
