@@ -7,7 +7,7 @@
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
-from . import gaussians, metrics, optics
+from . import explain, gaussians, metrics, optics
 from .estimators import MMSE, EquivariantMMSE, LocalEquivariantMMSE
 from .operators import (
     Adjoint,
@@ -63,6 +63,7 @@ __all__ = [
     "center_mask",
     "data",
     "exercises",
+    "explain",
     "extract_patches",
     "figures",
     "gaussians",
