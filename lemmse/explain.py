@@ -332,6 +332,10 @@ def discrimination_map(estimator: LocalEquivariantMMSE, x: Float[Tensor, "b c h 
     """
     _check_local(estimator, "discrimination_map")
     _check_shape("x", x, (len(x), *estimator.images.shape[1:]), estimator)
+    if torch.as_tensor(sigma).numel() != 1:
+        raise ValueError(
+            f"discrimination_map takes one sigma: got {tuple(sigma.shape)}. Ratios of another scale with 1/sigma²."
+        )
     variance = float(checked_sigma(sigma, 1, x.device).square())
     reduction = _Differences(estimator.images.shape[0], variance)
     squares, confusable = estimator(estimator.physics.A(x), sigma=sigma, reduction=reduction)
@@ -464,10 +468,13 @@ def _whereabouts(estimator: LocalEquivariantMMSE, at: int) -> tuple[Stratum, Win
 def _flat(estimator: LocalEquivariantMMSE, pixel: tuple[int, int]) -> int:
     """Return the row-major index of an output pixel, or raise ``ValueError`` unless it is one."""
     h, w = estimator.images.shape[2:]
-    row, column = pixel
-    if not (0 <= row < h and 0 <= column < w):
-        raise ValueError(f"pixel is (row, column) in an image of {h} × {w} pixels, counted from 0: got {pixel}.")
-    return int(row) * w + int(column)
+    whole = isinstance(pixel, tuple) and len(pixel) == 2 and all(hasattr(side, "__index__") for side in pixel)
+    if not whole or not (0 <= pixel[0] < h and 0 <= pixel[1] < w):
+        raise ValueError(
+            f"pixel is (row, column) in an image of {h} × {w} pixels, counted from 0: got {pixel!r}. "
+            f"divmod(n, {w}) makes one of a row-major index n."
+        )
+    return int(pixel[0]) * w + int(pixel[1])
 
 
 def _moments(moments: Any, asked: str) -> Moments:

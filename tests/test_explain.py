@@ -178,8 +178,9 @@ def test_outside_the_stratum_the_distance_is_finite_and_the_weight_is_zero(gener
     eta2 = torch.stack([((seen - keys @ operators[n].T) @ inverses[n].T).square().sum(1) for n in range(N)], dim=1)
     inside = stratum_of(name, at)
     torch.testing.assert_close(squares[:, inside], eta2[:, inside], rtol=1e-10, atol=1e-10)
-    outside = int(eta2.amin(0).argmin())
-    assert outside not in inside  # and nearer than any atom of the stratum
+    outside = next(n for n in eta2.amin(0).argsort().tolist() if n not in inside)
+    naive = (-eta2 / (2 * SIGMA**2)).flatten().softmax(0).unflatten(0, (D, N))
+    assert naive[:, outside].sum() > 1e-2  # what it would weigh without the indicator
     assert (log_weights[:, outside] == -math.inf).all()
     with pytest.raises(ValueError, match=rf"source {outside} is outside the stratum of pixel \(2, 4\)"):
         le.explain.residual_parts(
@@ -496,6 +497,8 @@ ONE = torch.zeros(1, 1, dtype=torch.int64)
         ),
         (ValueError, lambda: le.explain.contributions(LOCAL, Y, POSTERIOR, SOURCES, (6, 0)), r"6 × 9 pixels.*\(6, 0\)"),
         (ValueError, lambda: le.explain.contributions(LOCAL, Y, POSTERIOR, SOURCES, (0, -1)), "counted from 0"),
+        (ValueError, lambda: le.explain.contributions(LOCAL, Y, POSTERIOR, SOURCES, 22), r"got 22. divmod\(n, 9\)"),
+        (ValueError, lambda: le.explain.contributions(LOCAL, Y, POSTERIOR, SOURCES, (0.5, 1)), r"\(0.5, 1\)"),
         (ValueError, lambda: le.explain.contributions(LOCAL, IMAGES, POSTERIOR, SOURCES, (0, 0)), r"\(2, 6, 9\)"),
         (ValueError, lambda: le.explain.contributions(LOCAL, Y.float(), POSTERIOR, SOURCES, (0, 0)), "torch.float64"),
         (ValueError, lambda: le.explain.discrimination_map(LOCAL, Y[:, :1], sigma=1.0), r"x must be \(1, 2, 6, 9\)"),
@@ -503,7 +506,7 @@ ONE = torch.zeros(1, 1, dtype=torch.int64)
         (
             ValueError,
             lambda: le.explain.discrimination_map(LOCAL, IMAGES, sigma=torch.tensor([1.0, 2.0])),
-            "one per query",
+            "takes one sigma",
         ),
         (ValueError, lambda: le.explain.residual_parts(LOCAL, Y, Y[..., 1:], (0, 0), ONE, ONE), "e must be"),
         (ValueError, lambda: le.explain.residual_parts(LOCAL, Y, Y, (0, 0), ONE - 1, ONE), "fill up a short list"),
