@@ -73,12 +73,12 @@ def equivariant_mmse(images: Tensor, measure, y: Tensor, sigma: float, B: Tensor
     keep = s > 1e-10 * s.max()
     whiten = u[:, keep].T / s[keep, None]
     v = (B @ y.reshape(-1)).reshape(image_shape)
+    keys = [B @ measure(x[None])[0].reshape(-1) for x in images]
     log_weights = torch.full((len(images), h, w), -math.inf, dtype=torch.float64)
     for i, j in preserving_shifts(B, image_shape) if shifts is None else shifts:
         unshifted = torch.roll(v, (-i, -j), (1, 2)).reshape(-1)
-        for d, x in enumerate(images):
-            residual = whiten @ (unshifted - B @ measure(x[None])[0].reshape(-1))
-            log_weights[d, i, j] = -float(residual @ residual) / (2 * sigma**2)
+        residuals = torch.stack([unshifted - key for key in keys]) @ whiten.T
+        log_weights[:, i, j] = -residuals.square().sum(1) / (2 * sigma**2)
     largest = float(log_weights.max())
     weights = torch.exp(log_weights - largest)
     total = float(weights.sum())

