@@ -4,6 +4,7 @@ The contract: an explorable is a pure function ``state -> View``, tested without
 state one way and the view the other. No formula lives here.
 """
 
+from importlib import import_module
 from typing import Any
 
 from lemmse.ui import explorables
@@ -11,17 +12,22 @@ from lemmse.ui.backend import Backend, backend
 from lemmse.ui.explorable import Explorable
 from lemmse.ui.view import Choice, Slider, View
 
-__all__ = ["Backend", "Choice", "Explorable", "ImageGrid", "Slider", "View", "backend", "explorables"]
+__all__ = ["Backend", "Choice", "Explorable", "ImageGrid", "MaskPainter", "Slider", "View", "backend"]
+__all__ += ["explorables"]
+
+_RUNGS = {
+    "ImageGrid": {"anywidget": "image_grid.ImageGrid", "image": "plain.PlainGrid", "static": "explorable.compose"},
+    "MaskPainter": {
+        "anywidget": "mask_painter.MaskPainter",
+        "image": "plain_painter.PlainPainter",
+        "static": "painting.painted",
+    },
+}
+"""What answers to the name of a widget on each rung of the ladder: all take the same arguments."""
 
 
 def __getattr__(name: str) -> Any:
-    if name != "ImageGrid":
+    if name not in _RUNGS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    rung = backend().name
-    if rung == "anywidget":
-        from lemmse.ui.image_grid import ImageGrid
-    elif rung == "image":
-        from lemmse.ui.plain import PlainGrid as ImageGrid
-    else:
-        from lemmse.ui.explorable import compose as ImageGrid
-    return ImageGrid
+    module, found = _RUNGS[name][backend().name].split(".")
+    return getattr(import_module(f"{__name__}.{module}"), found)
