@@ -12,7 +12,7 @@ from lemmse.ui.backend import Backend, backend
 from lemmse.ui.explorable import Explorable
 from lemmse.ui.view import Choice, Slider, View
 
-__all__ = ["Backend", "Choice", "Explorable", "ImageGrid", "MaskPainter", "Slider", "View", "backend"]
+__all__ = ["Backend", "Choice", "Explorable", "ImageGrid", "MaskPainter", "PixelProbe", "Slider", "View", "backend"]
 __all__ += ["explorables"]
 
 _RUNGS = {
@@ -21,6 +21,11 @@ _RUNGS = {
         "anywidget": "mask_painter.MaskPainter",
         "image": "plain_painter.PlainPainter",
         "static": "painting.painted",
+    },
+    "PixelProbe": {
+        "anywidget": "pixel_probe.PixelProbe",
+        "image": "plain_probe.PlainProbe",
+        "static": "probing.probed",
     },
 }
 """What answers to the name of a widget on each rung of the ladder: all take the same arguments."""
