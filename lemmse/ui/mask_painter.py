@@ -44,7 +44,8 @@ class MaskPainter(Painting, ipywidgets.VBox):
     ``image`` (c, h, w) lies under the mask. ``answer`` is a function from the mask to a `View`, shown below and
     computed anew after each change; ``coarse``, a quicker one, answers while a stroke goes on. ``generator`` draws the
     random preset (``None``: seed 0). ``painter.mask`` is a trait: ``painter.observe(function, names="mask")`` follows
-    it, setting it paints; ``painter.state`` is the same as JSON. `undo`, `invert` and `preset` are the buttons.
+    it, setting it paints; ``painter.settled`` follows once a stroke has ended; ``painter.state`` is the mask as JSON.
+    `undo`, `invert` and `preset` are the buttons.
 
     Raises ``ValueError`` for a mask that is not one of zeros and ones, or an image of another size.
     """

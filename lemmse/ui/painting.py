@@ -76,10 +76,12 @@ class Painting(traitlets.HasTraits):
     """A mask that changes by strokes, presets, inversion and undo, and what each front end of `MaskPainter` shares.
 
     ``mask`` is a trait, (h, w) float32, 1 where visible: ``observe(function, names="mask")`` follows it, and setting it
-    moves the picture. ``state`` is the same as JSON.
+    moves the picture. ``settled`` is the mask as the last finished stroke left it, for what is too slow to follow a
+    brush. ``state`` is the mask as JSON.
     """
 
     mask = traitlets.Any()
+    settled = traitlets.Any(read_only=True)
 
     def _begin(
         self,
@@ -105,6 +107,7 @@ class Painting(traitlets.HasTraits):
         self._stroke: str | None = None
         self._halves, self._resting, self._recording = 0, True, True
         self.mask = start
+        self.set_trait("settled", start)
         self.observe(self._changed, names="mask")
 
     @traitlets.validate("mask")
@@ -120,7 +123,14 @@ class Painting(traitlets.HasTraits):
             return
         if self._recording:
             self._past, self._stroke = [*self._past[1 - STEPS :], change["old"]], None
-        self._follow()
+        try:
+            self._follow()
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._resting and self.settled is not self.mask:
+            self.set_trait("settled", self.mask)
 
     def _put(self, mask: Tensor, *, recording: bool) -> None:
         """Set the mask, as a step to take back or as part of one."""
@@ -204,14 +214,19 @@ class Painting(traitlets.HasTraits):
         """Do what the reader asks for on the page: an order is JSON, ``kind`` and what belongs to it."""
         self._resting = order.get("resting", True)
         before = self.mask
-        if order["kind"] == "paint":
-            self.paint(order["pixels"], visible=order["visible"], stroke=order["stroke"])
-            if self._resting and self.coarse is not None and self.mask is before:
-                self._follow()  # the stroke ends where the coarse answer has followed it
-        elif order["kind"] == "preset":
-            self.preset(order["name"], order["percent"])
-        else:
-            {"undo": self.undo, "invert": self.invert}[order["kind"]]()
+        try:
+            if order["kind"] == "paint":
+                self.paint(order["pixels"], visible=order["visible"], stroke=order["stroke"])
+                if self._resting and self.mask is before and self.settled is not before:
+                    if self.coarse is not None:
+                        self._follow()  # the stroke ends where the coarse answer has followed it
+                    self._settle()
+            elif order["kind"] == "preset":
+                self.preset(order["name"], order["percent"])
+            else:
+                {"undo": self.undo, "invert": self.invert}[order["kind"]]()
+        finally:
+            self._resting = True
 
     def look(self) -> View:
         """Compute what the answer shows for the present mask; the mask itself where there is no answer."""

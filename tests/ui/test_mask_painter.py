@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import traitlets
 
 import lemmse as le
 from lemmse import figures
@@ -249,6 +250,23 @@ class TestPage:
         stroke(painter, "t", 2, resting=True)
         order(painter, kind="undo")
         assert asked == ["full", "coarse", "coarse", "full", "full", "full"]
+
+    def test_what_is_slow_follows_the_settled_mask(self):
+        """Once for each stroke, however many parts it came in, and once for each other step."""
+        painter, settled = MaskPainter(torch.ones(H, W)), []
+        painter.observe(lambda change: settled.append(int(change["new"].sum())), names="settled")
+        assert painter.settled.all()
+        stroke(painter, "s", 0, resting=False)
+        stroke(painter, "s", 1, 2, resting=False)
+        assert settled == []
+        stroke(painter, "s", resting=True)
+        stroke(painter, "t", resting=True)  # nothing was painted
+        stroke(painter, "u", 3, resting=True)
+        order(painter, kind="undo")
+        painter.invert()
+        assert settled == [32, 31, 32, 3]
+        with pytest.raises(traitlets.TraitError, match="read-only"):
+            painter.settled = torch.ones(H, W)
 
     def test_each_change_is_answered_once(self):
         asked = []

@@ -10,6 +10,7 @@ import torch
 
 import lemmse as le
 from lemmse import figures
+from lemmse.ui.mask_painter import MaskPainter
 from lemmse.ui.pixel_probe import PixelProbe
 from lemmse.ui.plain_probe import PlainProbe
 from lemmse.ui.probing import colour_text, percent_text
@@ -245,6 +246,23 @@ class TestPage:
         small = le.LocalEquivariantMMSE(torch.rand(2, C, 5, 7), le.Denoising(), P)
         with pytest.raises(ValueError, match="6 × 9 pixels; got"):
             probe.show(small, torch.rand(1, C, 5, 7), sigma=0.1)
+
+    def test_it_follows_a_painted_mask(self):
+        estimator, y = problem("inpainting")
+        x = estimator.images[:1]
+
+        def ask_again(change):
+            physics = le.Inpainting(change["new"])
+            again = le.LocalEquivariantMMSE(estimator.images, physics, P, le.PseudoInverse(physics))
+            probe.show(again, physics.A(x), sigma=0.01)
+
+        probe = PixelProbe(estimator, y, sigma=SIGMA, pixel=(2, 3))
+        painter = MaskPainter(mask_of_two_holes())
+        painter.observe(ask_again, names="settled")
+        assert "Nothing in its" in probe.facts["sentence"]
+        painter.preset("none")
+        assert "of training image 0 and has 100.0% of the weight" in probe.facts["sentence"]
+        torch.testing.assert_close(probe.x_hat, x[0])
 
     def test_other_estimators_and_several_measurements_are_refused(self, unchecked_shapes):
         estimator, y = problem("denoising")
