@@ -169,3 +169,15 @@ def cards(lab, count: int) -> list[Card]:
     for index in range(count):
         expect(roots.nth(index).locator(".lemmse-sentence")).not_to_be_empty()
     return [Card(roots.nth(index)) for index in range(count)]
+
+
+def holds(lab, claim: str) -> None:
+    """Assert a line of Python in the kernel of the open notebook."""
+    reply = lab.page.evaluate(
+        """async (code) => {
+             const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+             return (await kernel.requestExecute({ code }).done).content;
+           }""",
+        f"assert {claim}",
+    )
+    assert reply["status"] == "ok", (claim, reply)

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from playwright.sync_api import Locator, expect
 
-from browser.driving import Card
+from browser.driving import Card, holds
 
 CELLS = [
     "import torch\nimport lemmse as le\nfrom lemmse.ui import View",
@@ -97,8 +97,8 @@ def test_a_line_drawn_by_pointer_is_one_step(lab, painter):
     expect(painter.says).to_contain_text("11 of 784 pixels (1%) are hidden; the largest square hole is 1 × 1.")
     painter.drag((10, 5), (16, 5), (16, 8))
     expect(painter.answer).to_have_text("763 pixels are visible.")
-    lab.run("assert torch.equal(painter.settled, painter.mask)")
-    lab.run("assert painter.mask[3, 2:13].sum() == 0 and painter.mask[10:17, 5].sum() == 0, painter.state")
+    holds(lab, "torch.equal(painter.settled, painter.mask)")
+    holds(lab, "painter.mask[3, 2:13].sum() == 0 and painter.mask[10:17, 5].sum() == 0")
     painter.button("Undo").click()
     expect(painter.answer).to_have_text("773 pixels are visible.")
     painter.button("Undo").click()

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from playwright.sync_api import Locator, expect
 
-from browser.driving import Card
+from browser.driving import Card, holds
 
 CELLS = [
     "import torch\nimport lemmse as le",
@@ -70,7 +70,8 @@ def test_a_click_chooses_a_pixel_and_python_hears_of_it(lab, probe):
     assert probe.pixels() != drawn
     lab.page.mouse.move(0, 0)
     expect(probe.sentence).to_contain_text("row 3, column 11")
-    lab.run("assert probe.pixel == (3, 11), probe.pixel; probe.pixel = (4, 12)")
+    holds(lab, "probe.pixel == (3, 11)")
+    lab.run("probe.pixel = (4, 12)")
     expect(probe.sentence).to_contain_text("The pixel in row 4, column 12 of x̂")
 
 
