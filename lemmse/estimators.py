@@ -309,9 +309,9 @@ class MMSE(_GlobalEstimator):
 
     ``images`` (D, c, h, w) with values in [0, 1], a tensor or an ``ImageSet``; ``physics`` any operator, also
     ``Nonlinear``, that gives the same answer every time; ``pre_inverse`` any linear map of measurements (``None``: the
-    identity). ``chunk_size`` (images) or
-    ``memory_limit`` (bytes of temporary arrays) bound memory and do not change the answer. The keys Π A x_d of a
-    tensor are computed once and kept; those of an ``ImageSet`` are made chunk by chunk in every call.
+    identity). ``chunk_size`` (images) or ``memory_limit`` (bytes of temporary arrays) bound memory and do not change
+    the answer. The keys Π A x_d of a tensor are computed once and kept; those of an ``ImageSet`` are made chunk by
+    chunk in every call.
 
     Raises ``ValueError`` for images that are empty, of a wrong shape or not finite, and ``TypeError`` for what is no
     operator, or a nonlinear ``pre_inverse``; warns where images leave [0, 1].

@@ -1,13 +1,15 @@
 """How queries meet atoms: squared distances to all of them, and weighted sums of what they are worth.
 
 A *comparison* knows what a measurement is as a query and as a key, and gives the squared distances of queries to the
-atoms of a chunk of images: the images themselves (S3), or their shifts (S4). There are four:
+atoms of a chunk of images: the images themselves (S3), their shifts (S4), or their windows (S5):
 
 ==========================  ===========================================================================================
 ``RowComparison``           ‖Π(y - A x)‖ by a matrix product; atoms are whole images
 ``ShiftedRowComparison``    ‖B⁺T_g⁻¹v - Π A x‖ by a matrix product, any B: the general path of S4
 ``CircularComparison``      ‖ṽ - T_g κ̃‖ for all shifts at once, by FFT, where whitening commutes with the shifts (S4.2)
 ``DiagonalComparison``      ‖b⁺T_g⁻¹v - Π A x‖ for a diagonal B, by a sum and a correlation (S4.2)
+``WindowComparison``        ‖Q_n⁺(v[ω_n'] - (B A x)[ω_n])‖ by a matrix product for each whitener of a stratum (S5.2)
+``ScaledWindowComparison``  the same for a diagonal B, by one matrix product for all its whiteners
 ==========================  ===========================================================================================
 """
 
