@@ -285,7 +285,7 @@ print(f"{'A, B':22}   BA off  BBᵀ off  estimates differ by")
 for name, (A, B) in pairs.items():
     clean = A.A(x)
     a, b, e = matrix(A, size), matrix(B, tuple(clean.shape[1:])), noise(*clean.shape)
-    both = le.EquivariantMMSE(scenes, A, pre_inverse=B), le.MMSE(augmented, A, pre_inverse=B)
+    both = le.EquivariantMMSE(scenes, A, pre_inverse=B), le.MMSE(augmented, A, pre_inverse=B, chunk_size=400)
     weights = (both[1](clean + s * e, sigma=s, reduction=le.TopSources(3)).weight for s in levels)
     sigma = next(s for s, w in zip(levels, weights) if w.min() > 0.05)
     ours, theirs = (estimator(clean + sigma * e, sigma=sigma).mean for estimator in both)
