@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -9,40 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lemmse as le
+import problems
 from operators_registry import BOX, FORWARD, GAUSSIAN, IMAGE, MASK, C, H, LikeDeepinv, W, random_matrix
-from reference import dense, entropy, equivariant_mmse, mmse
+from problems import PAIRS, LazyImages, as_matrix, assert_batch_equals_one_by_one, assert_same, onto_images
+from reference import dense, entropy, equivariant_mmse, mmse, preserving_shifts
 
 D, N, SIGMA = 3, H * W, 1.5
 STRIPES = le.stripe_mask(H, W, period=3)
-
-
-def training_set(seed: int = 0, count: int = D, dtype=torch.float64) -> torch.Tensor:
-    return torch.rand(count, *IMAGE, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def measured(images, physics, generator, count=2, sigma=SIGMA):
-    """Noisy measurements of new images: a batch of queries."""
-    y = physics.A(torch.rand(count, *IMAGE, generator=generator, dtype=images.dtype))
-    return y + sigma * torch.randn(y.shape, generator=generator, dtype=y.dtype)
-
-
-def pre_inverses(physics) -> dict:
-    """All pre-inverses that give images; the identity does where measurements are images."""
-    kinds = {
-        "adjoint": le.Adjoint(physics),
-        "pseudo-inverse": le.PseudoInverse(physics),
-        "tikhonov": le.Tikhonov(physics, 0.1),
-    }
-    shape = physics.A(torch.zeros(1, *IMAGE, dtype=torch.float64)).shape[1:]
-    return ({"identity": None} if shape == IMAGE else {}) | kinds
-
-
-PAIRS = [(name, kind) for name, physics in FORWARD.items() for kind in pre_inverses(physics)]
-
-
-def as_matrix(B, measurement_shape) -> torch.Tensor:
-    n = math.prod(measurement_shape)
-    return torch.eye(n, dtype=torch.float64) if B is None else dense(B.A, measurement_shape)
+training_set, measured = partial(problems.training_set, count=D), partial(problems.measured, sigma=SIGMA)
 
 
 def weights_of(estimator, y, sigma, atoms=D * N) -> torch.Tensor:
@@ -57,12 +32,14 @@ def weights_of(estimator, y, sigma, atoms=D * N) -> torch.Tensor:
 def test_equals_brute_force(name, kind, generator):
     """Mean, log-partition, and every weight with its image and its shift."""
     physics, images = FORWARD[name], training_set()
-    B = pre_inverses(physics)[kind]
+    B = onto_images(physics)[kind]
     y = measured(images, physics, generator)
     estimator = le.EquivariantMMSE(images, physics, pre_inverse=B)
     posterior, weights = estimator(y, sigma=SIGMA), weights_of(estimator, y, SIGMA)
+    matrix = as_matrix(B, y.shape[1:])
+    shifts = preserving_shifts(matrix, IMAGE)
     for i in range(len(y)):
-        mean, log_partition, wanted = equivariant_mmse(images, physics.A, y[i], SIGMA, as_matrix(B, y.shape[1:]), IMAGE)
+        mean, log_partition, wanted = equivariant_mmse(images, physics.A, y[i], SIGMA, matrix, IMAGE, shifts)
         torch.testing.assert_close(posterior.mean[i], mean, rtol=0, atol=1e-10)
         assert posterior.log_partition[i].item() == pytest.approx(log_partition, rel=1e-12 if B is None else 1e-9)
         torch.testing.assert_close(weights[i], wanted.flatten(1), rtol=1e-8, atol=1e-12)
@@ -78,7 +55,7 @@ def test_three_ways_to_sum_shifts(pair, few, generator, monkeypatch):
     monkeypatch.setattr(le.kernels, "FEW_SHIFTS", 10**6 if few == "shifts" else 0)
     name, kind = pair.rsplit(" ", 1)
     physics, images = FORWARD[name], training_set()
-    B = pre_inverses(physics)[kind]
+    B = onto_images(physics)[kind]
     y = measured(images, physics, generator)
     moments = le.EquivariantMMSE(images, physics, pre_inverse=B)(y, sigma=SIGMA, reduction=le.PosteriorMoments())
     atoms = le.data.ShiftedImages(images)[:].unflatten(0, (D, N))
@@ -109,7 +86,7 @@ def test_any_pre_inverse_of_any_rank(rank, m, sigma, seed):
 def test_the_general_path_agrees(name, kind, generator):
     """The same B as a matrix declares nothing: its log-weights come from matrix products."""
     physics, images = FORWARD[name], training_set()
-    B = pre_inverses(physics)[kind]
+    B = onto_images(physics)[kind]
     y = measured(images, physics, generator)
     shape = tuple(y.shape[1:])
     undeclared = le.Matrix(as_matrix(B, shape), shape, IMAGE)
@@ -288,7 +265,7 @@ def test_commutes_with_every_shift_of_a_measurement(name, generator):
 def test_commutes_with_every_admissible_shift(name, kind, generator):
     """As a function of v = B y: T_g v is B y' with y' = B⁺T_g v, for the shifts that preserve Im B."""
     images, physics = training_set(), FORWARD[name]
-    B = pre_inverses(physics)[kind] or le.Denoising()
+    B = onto_images(physics)[kind] or le.Denoising()
     estimator = le.EquivariantMMSE(images, physics, pre_inverse=B)
     y = measured(images, physics, generator, count=1)
     mean = estimator(y, sigma=SIGMA).mean
@@ -577,12 +554,6 @@ FOUR = {name: FORWARD[name] for name in ("denoising", "inpainting stripes", "dow
 REDUCTIONS = [le.PosteriorMean(), le.PosteriorMoments(), le.TopSources(7), le.TopImages(2)]
 
 
-def assert_same(got, wanted):
-    for name, value in vars(wanted).items():
-        if value is not None:
-            torch.testing.assert_close(getattr(got, name), value, rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("name", FOUR)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_a_batch_equals_one_by_one_each_with_its_own_sigma(name, reduction, generator):
@@ -590,11 +561,7 @@ def test_a_batch_equals_one_by_one_each_with_its_own_sigma(name, reduction, gene
     y = measured(images, physics, generator, count=4)
     sigma = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
     estimator = le.EquivariantMMSE(images, physics, pre_inverse=le.PseudoInverse(physics))
-    together = estimator(y, sigma=sigma, reduction=reduction)
-    for i in range(4):
-        alone = estimator(y[i : i + 1], sigma=float(sigma[i]), reduction=reduction)
-        row = {k: None if v is None else v[i : i + 1] for k, v in vars(together).items()}
-        assert_same(type(together)(**row), alone)
+    assert_batch_equals_one_by_one(estimator, y, sigma, reduction)
 
 
 @pytest.mark.parametrize("chunking", [{"chunk_size": 1}, {"chunk_size": 2}, {"chunk_size": 99}, {"memory_limit": 1}])
@@ -627,16 +594,6 @@ def test_an_expanded_query_computes_its_distances_once(name, generator, monkeypa
     assert_same(got, wanted)
 
 
-class LazyImages:
-    """An image set that is made on demand."""
-
-    def __init__(self, images):
-        self.images, self.shape = images, tuple(images.shape)
-
-    def __getitem__(self, index):
-        return self.images[index]
-
-
 @pytest.mark.parametrize("name", FOUR)
 def test_images_made_on_demand_give_the_same_answer(name, generator):
     images, physics = training_set(), FOUR[name]
@@ -653,7 +610,7 @@ def test_finite_and_within_the_data_at_any_sigma(name, dtype, generator):
     images, physics = training_set(dtype=dtype), FORWARD[name]
     y = measured(images, physics, generator, count=1, sigma=0.1)
     sigma = torch.tensor([10.0**e for e in range(-6, 7)], dtype=torch.float64)
-    for B in pre_inverses(physics).values():
+    for B in onto_images(physics).values():
         estimator = le.EquivariantMMSE(images, physics, pre_inverse=B, chunk_size=2)
         m = estimator(y.expand(13, *y.shape[1:]), sigma=sigma, reduction=le.PosteriorMoments())
         for field, value in vars(m).items():

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -9,39 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lemmse as le
+import problems
 from operators_registry import BOX, FORWARD, GAUSSIAN, IMAGE, MASK, C, H, LikeDeepinv, W, random_matrix
+from problems import PAIRS, LazyImages, as_matrix, assert_batch_equals_one_by_one, onto_images
 from reference import dense, entropy, local_mmse
 
 D, N, SIGMA = 2, H * W, 0.5
-
-
-def training_set(seed: int = 0, count: int = D, dtype=torch.float64, shape=IMAGE) -> torch.Tensor:
-    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def measured(images, physics, generator, count=2, sigma=SIGMA):
-    """Noisy measurements of new images: a batch of queries."""
-    y = physics.A(torch.rand(count, *images.shape[1:], generator=generator, dtype=images.dtype))
-    return y + sigma * torch.randn(y.shape, generator=generator, dtype=y.dtype)
-
-
-def pre_inverses(physics, shape=IMAGE) -> dict:
-    """All pre-inverses that give images; the identity does where measurements are images."""
-    kinds = {
-        "adjoint": le.Adjoint(physics),
-        "pseudo-inverse": le.PseudoInverse(physics),
-        "tikhonov": le.Tikhonov(physics, 0.1),
-    }
-    given = physics.A(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:]
-    return ({"identity": None} if given == shape else {}) | kinds
-
-
-PAIRS = [(name, kind) for name, physics in FORWARD.items() for kind in pre_inverses(physics)]
-
-
-def as_matrix(B, measurement_shape) -> torch.Tensor:
-    n = math.prod(measurement_shape)
-    return torch.eye(n, dtype=torch.float64) if B is None else dense(B.A, measurement_shape)
+training_set, measured = partial(problems.training_set, count=D), partial(problems.measured, sigma=SIGMA)
+assert_same = partial(problems.assert_same, tolerance=1e-11)
 
 
 def weights_of(estimator, y, sigma) -> torch.Tensor:
@@ -72,7 +48,7 @@ def test_equals_brute_force(name, kind, patch_size, generator):
     """Mean, log-partition, and every weight of every pixel with its image and its pixel."""
     physics, images = FORWARD[name], training_set()
     y = measured(images, physics, generator, count=1)
-    assert_equals_brute_force(images, physics, pre_inverses(physics)[kind], patch_size, "circular", y)
+    assert_equals_brute_force(images, physics, onto_images(physics)[kind], patch_size, "circular", y)
 
 
 @pytest.mark.parametrize("kind", ["identity", "adjoint", "pseudo-inverse"])
@@ -83,7 +59,7 @@ def test_zeros_beyond_the_boundary(name, kind, generator):
     """Windows at different distances from the border are different classes, intersected with those of B (S5.9)."""
     physics, images = FORWARD[name], training_set()
     y = measured(images, physics, generator, count=1)
-    assert_equals_brute_force(images, physics, pre_inverses(physics)[kind], 3, "zero", y)
+    assert_equals_brute_force(images, physics, onto_images(physics)[kind], 3, "zero", y)
 
 
 def test_zeros_beyond_the_boundary_of_a_downsampling(generator):
@@ -99,7 +75,7 @@ def test_downsampling_by_two(psf, kind, patch_size, generator):
     shape = (2, 4, 6)
     physics, images = le.Downsampling(2, psf), training_set(shape=shape)
     y = measured(images, physics, generator)
-    assert_equals_brute_force(images, physics, pre_inverses(physics, shape)[kind], patch_size, "circular", y)
+    assert_equals_brute_force(images, physics, onto_images(physics, shape)[kind], patch_size, "circular", y)
 
 
 @given(rank=st.integers(1, 40), m=st.integers(1, 50), p=st.sampled_from([1, 3]), seed=st.integers(0, 2**31))
@@ -118,7 +94,7 @@ def test_any_pre_inverse_of_any_rank(rank, m, p, seed):
 def test_what_is_declared_is_what_is_found(name, kind, generator):
     """The same B as a matrix declares nothing: every window is a class of its own, and the answer is the same."""
     physics, images = FORWARD[name], training_set()
-    B = pre_inverses(physics)[kind]
+    B = onto_images(physics)[kind]
     y = measured(images, physics, generator)
     shape = tuple(y.shape[1:])
     undeclared = le.LocalEquivariantMMSE(images, physics, 3, le.Matrix(as_matrix(B, shape), shape, IMAGE))
@@ -402,12 +378,6 @@ FOUR = {name: FORWARD[name] for name in ("blur", "inpainting stripes", "downsamp
 REDUCTIONS = [le.PosteriorMean(), le.PosteriorMoments(), le.TopSources(7), le.TopImages(2)]
 
 
-def assert_same(got, wanted):
-    for name, value in vars(wanted).items():
-        if value is not None:
-            torch.testing.assert_close(getattr(got, name), value, rtol=1e-11, atol=1e-11)
-
-
 @pytest.mark.parametrize("name", FOUR)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_a_batch_equals_one_by_one_each_with_its_own_sigma(name, reduction, generator):
@@ -415,11 +385,7 @@ def test_a_batch_equals_one_by_one_each_with_its_own_sigma(name, reduction, gene
     y = measured(images, physics, generator, count=3)
     sigma = torch.tensor([0.3, 1.0, 2.0], dtype=torch.float64)
     estimator = le.LocalEquivariantMMSE(images, physics, 3, le.PseudoInverse(physics))
-    together = estimator(y, sigma=sigma, reduction=reduction)
-    for i in range(3):
-        alone = estimator(y[i : i + 1], sigma=float(sigma[i]), reduction=reduction)
-        row = {k: None if v is None else v[i : i + 1] for k, v in vars(together).items()}
-        assert_same(type(together)(**row), alone)
+    assert_batch_equals_one_by_one(estimator, y, sigma, reduction, tolerance=1e-11)
     expanded = estimator(y[:1].expand(3, *y.shape[1:]), sigma=sigma, reduction=reduction)
     repeated = estimator(y[:1].repeat(3, *[1] * (y.ndim - 1)), sigma=sigma, reduction=reduction)
     assert_same(expanded, repeated)
@@ -439,16 +405,6 @@ def test_chunks_and_blocks_do_not_change_the_answer(chunking, name, reduction, g
     assert_same(parts(y, sigma=SIGMA, reduction=reduction), whole)
 
 
-class LazyImages:
-    """An image set that is made on demand."""
-
-    def __init__(self, images):
-        self.images, self.shape = images, tuple(images.shape)
-
-    def __getitem__(self, index):
-        return self.images[index]
-
-
 @pytest.mark.parametrize("name", FOUR)
 def test_images_made_on_demand_give_the_same_answer(name, generator):
     images, physics = training_set(count=3), FOUR[name]
@@ -465,7 +421,7 @@ def test_finite_and_within_the_data_at_any_sigma(name, dtype, generator):
     images, physics = training_set(dtype=dtype), FORWARD[name]
     y = measured(images, physics, generator, count=1, sigma=0.1)
     sigma = torch.tensor([10.0**e for e in range(-6, 7)], dtype=torch.float64)
-    for B in pre_inverses(physics).values():
+    for B in onto_images(physics).values():
         estimator = le.LocalEquivariantMMSE(images, physics, 3, B)
         m = estimator(y.expand(13, *y.shape[1:]), sigma=sigma, reduction=le.PosteriorMoments())
         for field, value in vars(m).items():

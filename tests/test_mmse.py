@@ -3,6 +3,7 @@
 import itertools
 import math
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -10,29 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lemmse as le
+import problems
 from operators_registry import BOX, FORWARD, IMAGE, MASK, H, W, random_matrix
+from problems import LazyImages, assert_batch_equals_one_by_one, assert_same, pre_inverses
 from reference import dense, mmse
 
 D, SIGMA = 11, 1.5
-
-
-def training_set(seed: int = 0, count: int = D, dtype=torch.float64) -> torch.Tensor:
-    return torch.rand(count, *IMAGE, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def measured(images, physics, generator, count=3, sigma=SIGMA):
-    """Noisy measurements of new images: a batch of queries."""
-    y = physics.A(torch.rand(count, *IMAGE, generator=generator, dtype=images.dtype))
-    return y + sigma * torch.randn(y.shape, generator=generator, dtype=y.dtype)
-
-
-def pre_inverses(physics):
-    return {
-        "identity": None,
-        "adjoint": le.Adjoint(physics),
-        "pseudo-inverse": le.PseudoInverse(physics),
-        "tikhonov": le.Tikhonov(physics, 0.1),
-    }
+training_set = partial(problems.training_set, count=D)
+measured = partial(problems.measured, sigma=SIGMA, count=3)
 
 
 def weights_of(estimator, y, sigma) -> torch.Tensor:
@@ -290,12 +276,7 @@ def test_a_batch_equals_one_by_one_each_with_its_own_sigma(reduction, generator)
     images, physics = training_set(), FORWARD["blur"]
     y = measured(images, physics, generator, count=4)
     sigma = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
-    estimator = le.MMSE(images, physics)
-    together = vars(estimator(y, sigma=sigma, reduction=reduction))
-    alone = [vars(estimator(y[i : i + 1], sigma=float(sigma[i]), reduction=reduction)) for i in range(4)]
-    for name, value in together.items():
-        if value is not None:
-            torch.testing.assert_close(value, torch.cat([one[name] for one in alone]), rtol=1e-12, atol=1e-12)
+    assert_batch_equals_one_by_one(le.MMSE(images, physics), y, sigma, reduction)
 
 
 @pytest.mark.parametrize("chunking", [{"chunk_size": n} for n in (1, 2, 4, 10, 99)] + [{"memory_limit": 1}])
@@ -303,10 +284,8 @@ def test_a_batch_equals_one_by_one_each_with_its_own_sigma(reduction, generator)
 def test_chunks_do_not_change_the_answer(chunking, reduction, generator):
     images, physics = training_set(), FORWARD["inpainting of a blur"]
     y = measured(images, physics, generator)
-    whole = vars(le.MMSE(images, physics)(y, sigma=SIGMA, reduction=reduction))
-    for name, value in vars(le.MMSE(images, physics, **chunking)(y, sigma=SIGMA, reduction=reduction)).items():
-        if value is not None:
-            torch.testing.assert_close(value, whole[name], rtol=1e-12, atol=1e-12)
+    whole = le.MMSE(images, physics)(y, sigma=SIGMA, reduction=reduction)
+    assert_same(le.MMSE(images, physics, **chunking)(y, sigma=SIGMA, reduction=reduction), whole)
 
 
 def test_an_expanded_query_computes_its_distances_once(generator, monkeypatch):
@@ -320,22 +299,7 @@ def test_an_expanded_query_computes_its_distances_once(generator, monkeypatch):
     monkeypatch.setattr(le.kernels, "squared_distances", lambda q, *k: asked.append(len(q)) or original(q, *k))
     got = estimator(y.expand(7, -1, -1, -1), sigma=sigma, reduction=le.PosteriorMoments())
     assert asked == [1]
-    for name, value in vars(got).items():
-        torch.testing.assert_close(value, getattr(wanted, name), rtol=1e-12, atol=1e-12)
-
-
-class LazyImages:
-    """An image set that is made on demand."""
-
-    def __init__(self, images):
-        self.images, self.shape = images, tuple(images.shape)
-        self.largest = self.made = 0
-
-    def __getitem__(self, index):
-        chosen = self.images[index]
-        self.largest = max(self.largest, len(chosen))
-        self.made += len(chosen)
-        return chosen
+    assert_same(got, wanted)
 
 
 def test_images_made_on_demand_give_the_same_answer_and_are_never_all_in_memory(generator):
