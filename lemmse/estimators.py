@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -184,6 +185,14 @@ class Estimator(ABC):
     def _measure(self, images: Float[Tensor, "k c h w"]) -> Float[Tensor, "k ..."]:
         return checked_measured(self.physics, images)
 
+    def pre_inverted(self, y: Float[Tensor, "b ..."], dtype: torch.dtype | None = None) -> Float[Tensor, "b ..."]:
+        """Return v = B y, what the estimator sees of measurements (b, ...): computed in float64, in the dtype of y.
+
+        ``dtype`` asks for another dtype of the result. Raises what B raises for measurements that it does not take.
+        """
+        v = y if self.pre_inverse is None else apply_in_float64(self.pre_inverse.A, y)
+        return v.to(y.dtype if dtype is None else dtype)
+
     def _check_image(self) -> None:
         """Raise ``ValueError`` unless B y is an image of the size of x."""
         h, w = self.images.shape[2:]
@@ -248,10 +257,13 @@ class _GlobalEstimator(Estimator):
         for (start, stop), _ in chunks:
             images = self._images(start, stop)
             keys = Keys(*(x[start:stop] for x in self._keys)) if self._keys is not None else self._make_keys(images)
-            measured = _Measured(self, images)
+            measured = partial(self._measure_some, images)
             d2 = comparison.refined_distances(queries, keys, measured, sigma=sigma, listed=listed)
             d2 = d2.to(self.dtype).expand(len(y), -1)
             yield Term(scale * d2, d2, self._values(images), first_image=start, pixels=comparison.shifts)
+
+    def _measure_some(self, images: Float[Tensor, "k c h w"], index: Int64[Tensor, " n"]) -> Float[Tensor, "n ..."]:
+        return self._measure(images[index])
 
     def _make_keys(self, images: Float[Tensor, "k c h w"]) -> Keys:
         return self._comparison.keys(self._measure(images))
@@ -287,17 +299,6 @@ class _GlobalEstimator(Estimator):
             chosen = min(chosen, CACHED_PAIRS // (max(1, n_queries) * atoms))
         size = min(count, max(1, chosen) if self.chunk_size is None else self.chunk_size)
         return [(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """The measurements A x of some images of a chunk, made when they are asked for."""
-
-    estimator: Estimator
-    images: Float[Tensor, "k c h w"]
-
-    def __call__(self, index: Tensor) -> Float[Tensor, "n ..."]:
-        return self.estimator._measure(self.images[index])
 
 
 @final
@@ -411,8 +412,9 @@ class LocalEquivariantMMSE(Estimator):
     Arguments as for ``MMSE``, and ``patch_size``, the side of the window, odd and at most min(h, w); a window takes all
     channels. ``boundary`` is ``"circular"``, or ``"zero"`` for a network that pads with zeros (S5.9). What B makes of a
     measurement must be an image of h × w pixels, with any number of channels. Strata and whiteners follow from what B
-    declares, once (``plan``, ``strata``): where B Bᵀ is circulant one whitener serves all windows, a diagonal B needs
-    one for each pattern that it shows in a window, a ``shift_period`` s at most s², any other B one per pixel.
+    declares, once (``plan``, ``strata``, ``ranks``): where B Bᵀ is circulant one whitener serves all windows, a
+    diagonal B needs one for each pattern that it shows in a window, a ``shift_period`` s at most s², any other B one
+    per pixel. ``window_index`` (N, p²) names the pixels of every window, h·w those beyond a zero boundary.
 
     Raises what ``MMSE`` raises, and ``ValueError`` for a patch size that is even or too large, an unknown boundary, a B
     whose output is no such image, or one that declares nothing and is too large for a dense matrix.
@@ -445,84 +447,97 @@ class LocalEquivariantMMSE(Estimator):
         self.strata = strata_of_windows(self.pre_inverse, self.measurement_shape, self._v_shape, index)
         plain = all(len(stratum.classes) == 1 and not stratum.mixes for stratum in self.strata)
         self._v_dtype = self.dtype if plain else torch.float64  # whitening amplifies rounding
-        v, index = self._pre_inverted(measured), index.to(self.device)
-        self._comparisons = [self._comparison_of(stratum, index, v) for stratum in self.strata]
+        self.window_index = index.to(self.device)
+        v = self.pre_inverted(measured, self._v_dtype)
+        self._comparisons = [self._comparison_of(stratum, v) for stratum in self.strata]
         self._keys = self._stored_keys() if isinstance(self.images, Tensor) else None
 
-    def _comparison_of(
-        self, stratum: Stratum, index: Int64[Tensor, "n p2"], v: Float[Tensor, "k c h w"]
-    ) -> AnyWindowComparison:
+    def _comparison_of(self, stratum: Stratum, v: Float[Tensor, "k c h w"]) -> AnyWindowComparison:
         if len(stratum.classes) > 1 and not stratum.mixes:
-            return ScaledWindowComparison(stratum.pixels, stratum.kept, stratum.scales(), index, self.dtype)
-        return WindowComparison(stratum.classes, index, v, self.dtype)
+            scales = stratum.scales()
+            return ScaledWindowComparison(stratum.pixels, stratum.kept, scales, self.window_index, self.dtype)
+        return WindowComparison(stratum.classes, self.window_index, v, self.dtype)
 
     @property
     def plan(self) -> Plan:
         """Return the path that this estimator takes."""
         whiteners = [member.whitener for stratum in self.strata for member in stratum.classes]
-        path = f"{len(self.strata)} strata, {len(whiteners)} whiteners" if len(whiteners) > 1 else "one whitener"
+        path = "one whitener" if len(whiteners) == 1 else f"{len(whiteners)} whiteners"
         return Plan(path, len(self.strata), ", ".join(sorted({each.kind for each in whiteners})), _kept(self._keys))
 
     @property
     def _components(self) -> int:
         return self.images.shape[0] * math.prod(self.images.shape[2:])
 
-    def _dimension(self) -> Int64[Tensor, "h w"]:
-        """Return the rank of every window."""
+    @property
+    def ranks(self) -> Int64[Tensor, "h w"]:
+        """Return the rank of Q_n of every window: how many independent numbers it holds."""
         ranks = torch.empty(math.prod(self.images.shape[2:]), dtype=torch.int64, device=self.device)
         for stratum in self.strata:
             ranks[stratum.pixels.to(self.device)] = stratum.rank
         return ranks.unflatten(0, tuple(self.images.shape[2:]))
 
+    def _dimension(self) -> Int64[Tensor, "h w"]:
+        return self.ranks
+
     def _reduced(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Posterior | Moments | Sources | Any:
         """Reduce blocks of the pixels of each stratum, and put the pixels back in their order."""
         b, (h, w) = len(y), self.images.shape[2:]
-        v = self._pre_inverted(y[:1] if b > 1 and y.stride(0) == 0 else y)
+        v = self.pre_inverted(y[:1] if b > 1 and y.stride(0) == 0 else y, self._v_dtype)
         blocks = [comparison.pixels.split(self._pixels_at_once(comparison, b)) for comparison in self._comparisons]
         states = [[reduction.start(self._layout((b * len(pixels),))) for pixels in each] for each in blocks]
-        chunks = self._chunks(b)
+        chunks = self._chunks()
         steps = progress(range(len(chunks) * len(blocks)), description=type(self).__name__, unit="stratum")
         for start, stop in chunks:
             images = self._images(start, stop)
-            keys = self._keys[start:stop] if self._keys is not None else self._pre_inverted(self._measure(images))
-            for comparison, of_stratum, state, _ in zip(self._comparisons, blocks, states, steps, strict=False):
-                queries = [comparison.queries(v, pixels) for pixels in of_stratum]
+            keys = self._make_keys(images) if self._keys is None else self._keys[start:stop]
+            for comparison, pixels, state, _ in zip(self._comparisons, blocks, states, steps, strict=False):
+                queries = [comparison.queries(v, each) for each in pixels]
                 for at in range(0, len(images), size := self._images_at_once(comparison)):
                     rows = comparison.keys(keys[at : at + size])
                     values = ArrayValues(centre_pixels(images[at : at + size])[:, comparison.pixels].flatten(0, 1))
                     for i, windows in enumerate(queries):
                         d2 = comparison.squared_distances(windows, rows).unflatten(0, (len(v), -1))
-                        d2 = d2.expand(b, -1, -1, -1)  # one v for all queries, or one each
-                        log_weights = self._scale(sigma)[:, None, None, None] * d2 - comparison.half_log_pdet
-                        flat = (x.flatten(2).flatten(0, 1) for x in (log_weights, d2))
-                        term = Term(*flat, values, first_image=start + at, pixels=comparison.pixels)
-                        state[i] = reduction.update(state[i], term)
-        index = torch.arange(b, device=self.device)[:, None] * h * w
-        place = torch.cat([(index + pixels).flatten() for of_stratum in blocks for pixels in of_stratum])
+                        state[i] = reduction.update(state[i], self._term(comparison, d2, sigma, values, start + at))
+        first_pixels = torch.arange(b, device=self.device)[:, None] * h * w
+        place = torch.cat([(first_pixels + pixels).flatten() for of_stratum in blocks for pixels in of_stratum])
         joined = join([state for of_stratum in states for state in of_stratum])
         ordered = type(joined)(*(x[place.argsort()] for x in joined))
         return reduction.finish(ordered, self._layout((b, h, w)))
 
+    def _term(
+        self,
+        comparison: AnyWindowComparison,
+        d2: Float[Tensor, "n m k s"],
+        sigma: Float64[Tensor, " b"],
+        values: Values,
+        first_image: int,
+    ) -> Term:
+        """Return the term of m pixels and k images; distances are of one v for all sigmas (n = 1), or one each."""
+        d2 = d2.expand(len(sigma), -1, -1, -1)
+        log_weights = self._scale(sigma)[:, None, None, None] * d2 - comparison.half_log_pdet
+        flat = (each.flatten(2).flatten(0, 1) for each in (log_weights, d2))
+        return Term(*flat, values, first_image=first_image, pixels=comparison.pixels)
+
     def _layout(self, query_shape: tuple[int, ...]) -> Layout:
         return Layout(query_shape, tuple(self.images.shape[1:2]), self.dtype, self.device, has_pixels=True)
 
-    def _pre_inverted(self, measured: Float[Tensor, "k ..."]) -> Float[Tensor, "k c h w"]:
-        """Return B y, in float64 where whitening amplifies rounding."""
-        v = measured if self.pre_inverse is None else apply_in_float64(self.pre_inverse.A, measured)
-        return v.to(self._v_dtype)
+    def _make_keys(self, images: Float[Tensor, "k c h w"]) -> Float[Tensor, "k c_v h w"]:
+        """Return B A x, in float64 where whitening amplifies rounding."""
+        return self.pre_inverted(self._measure(images), self._v_dtype)
 
     def _stored_keys(self) -> Float[Tensor, "D c h w"]:
         """Compute B A x of all images once and return them."""
         step = max(1, self.memory_limit // (8 * self._image_entries))
         parts = progress(self.images.split(step), description=type(self).__name__, unit="chunk")
-        return torch.cat([self._pre_inverted(self._measure(images)) for images in parts])
+        return torch.cat([self._make_keys(images) for images in parts])
 
     @property
     def _image_entries(self) -> int:
         """Return how many numbers an image takes beside its windows: itself, its measurement, B of it, twice each."""
         return 4 * math.prod(self.images.shape[1:]) + 2 * math.prod(self.measurement_shape)
 
-    def _chunks(self, n_queries: int) -> list[tuple[int, int]]:
+    def _chunks(self) -> list[tuple[int, int]]:
         """Return the first image of every chunk, and that after its last: images of a set that is made on demand."""
         count = self.images.shape[0]
         room = self.memory_limit // (4 * self.dtype.itemsize)

@@ -17,8 +17,7 @@ from torch import Tensor
 from ._checks import checked_sigma
 from ._progress import progress
 from .estimators import Estimator, LocalEquivariantMMSE
-from .operators import apply_in_float64
-from .patches import centre_pixels, window_index, windows_at
+from .patches import centre_pixels, windows_at
 from .reductions import Layout, Moments, Posterior, Sources, Term, TopImages
 from .strata import Selection, Stratum, WindowClass
 
@@ -114,8 +113,7 @@ def log_density_map(estimator: LocalEquivariantMMSE, posterior: Posterior, sigma
     ``posterior`` is a ``Posterior`` or ``Moments`` of this estimator at this ``sigma``; else ``TypeError``.
     """
     _check_local(estimator, "log_density_map")
-    ranks = [torch.full_like(stratum.pixels, stratum.rank) for stratum in estimator.strata]
-    return LogDensity(estimator.log_density(posterior, sigma), _map_of_strata(estimator, ranks))
+    return LogDensity(estimator.log_density(posterior, sigma), estimator.ranks)
 
 
 # --------------------------------------------------------------------------------------------------- sources of a pixel
@@ -189,9 +187,9 @@ def contributions(
                 "Hand over what this estimator made of this y."
             )
     image, source, weight = (x.flatten(1, 2)[:, at] for x in (sources.image, sources.pixel, sources.weight))
-    index, listed = _window_index(estimator), image >= 0
+    index, listed = estimator.window_index, image >= 0
     atoms, which = _images(estimator, image.clamp_min(0))
-    keys, source_windows = _pre_inverted(estimator, estimator.physics.A(atoms)), index[source.clamp_min(0)]
+    keys, source_windows = estimator.pre_inverted(estimator.physics.A(atoms)), index[source.clamp_min(0)]
     measured, stored = (_windows_of_each(each, which, source_windows) for each in (keys, atoms))
     colour = centre_pixels(atoms)[which, source.clamp_min(0)]
     side = (-1, estimator.patch_size, estimator.patch_size)
@@ -202,7 +200,7 @@ def contributions(
         weight=weight,
         remainder=sources.remainder.flatten(1)[:, at],
         colour=colour * listed[..., None],
-        window=windows_at(_pre_inverted(estimator, y), index[at][None])[:, 0].unflatten(1, side),
+        window=windows_at(estimator.pre_inverted(y), index[at][None])[:, 0].unflatten(1, side),
         measured=(measured * listed[..., None]).unflatten(2, side),
         stored=(stored * listed[..., None]).unflatten(2, side),
     )
@@ -258,13 +256,12 @@ def residual_parts(
     _check_shape("x", x, (len(x), *estimator.images.shape[1:]), estimator)
     _check_shape("e", e, (len(x), *estimator.measurement_shape), estimator)
     _check_pairs(estimator, stratum, pixel, image, source, len(x))
-    index = _window_index(estimator)
+    index = estimator.window_index
     seen, noise = (
-        windows_at(_pre_inverted(estimator, each, torch.float64), index[at][None])
-        for each in (estimator.physics.A(x), e)
+        windows_at(estimator.pre_inverted(each, torch.float64), index[at][None]) for each in (estimator.physics.A(x), e)
     )
     atoms, which = _images(estimator, image)
-    keys = _pre_inverted(estimator, estimator.physics.A(atoms), torch.float64)
+    keys = estimator.pre_inverted(estimator.physics.A(atoms), torch.float64)
     keys = _windows_of_each(keys, which, index[source])
     differences = torch.stack([seen - keys, noise.expand_as(keys)])
     parts = differences.new_zeros(*differences.shape[:3], stratum.rank)
@@ -339,8 +336,7 @@ def discrimination_map(estimator: LocalEquivariantMMSE, x: Float[Tensor, "b c h 
     variance = float(checked_sigma(sigma, 1, x.device).square())
     reduction = _Differences(estimator.images.shape[0], variance)
     squares, confusable = estimator(estimator.physics.A(x), sigma=sigma, reduction=reduction)
-    rank = _map_of_strata(estimator, [torch.full_like(s.pixels, s.rank) for s in estimator.strata])
-    return Discrimination(squares / (variance * rank.clamp_min(1)), confusable)
+    return Discrimination(squares / (variance * estimator.ranks.clamp_min(1)), confusable)
 
 
 def amplification(
@@ -419,22 +415,8 @@ def _root(member: WindowClass, size: int) -> Float64[Tensor, "d r"]:
 
 def _window_size(estimator: LocalEquivariantMMSE) -> int:
     """Return the number of entries of a window of B y."""
-    v = _pre_inverted(estimator, torch.zeros(1, *estimator.measurement_shape, dtype=estimator.dtype))
+    v = estimator.pre_inverted(torch.zeros(1, *estimator.measurement_shape, dtype=estimator.dtype))
     return v.shape[1] * estimator.patch_size**2
-
-
-def _window_index(estimator: LocalEquivariantMMSE) -> Int64[Tensor, "n p2"]:
-    h, w = estimator.images.shape[2:]
-    return window_index(h, w, estimator.patch_size, estimator.boundary).to(estimator.device)
-
-
-def _pre_inverted(
-    estimator: LocalEquivariantMMSE, measured: Float[Tensor, "b ..."], dtype: torch.dtype | None = None
-) -> Float[Tensor, "b c h w"]:
-    """Return B of measurements, computed in float64."""
-    B = estimator.pre_inverse
-    v = measured if B is None else apply_in_float64(B.A, measured)
-    return v.to(measured.dtype if dtype is None else dtype)
 
 
 def _images(

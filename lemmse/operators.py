@@ -813,9 +813,9 @@ def check_declarations(operator: LinearOperator, u: Float[Tensor, "1 ..."]) -> N
     if symbol is not None and not _near(convolve(symbol.to(torch.complex128), v), operator.A(operator.A_adjoint(v))):
         refuted = "a gram_symbol, but A Aᵀ v is not the convolution of v with it"
     if v.ndim == u.ndim == 4 and (period := operator.shift_period) is not None:
-        ratio = [period if side == period * other else 1 for side, other in zip(u.shape[2:], v.shape[2:], strict=True)]
-        other = [period if side * period == other else 1 for side, other in zip(u.shape[2:], v.shape[2:], strict=True)]
-        if not _near(operator.A(torch.roll(u, ratio, (2, 3))), torch.roll(v, other, (2, 3))):
+        whole = (period, period)  # a step of the coarser of two grids is a period of the finer one
+        of_u, of_v = ((1, 1) if a.shape[2] < b.shape[2] else whole for a, b in ((u, v), (v, u)))
+        if not _near(operator.A(torch.roll(u, of_u, (2, 3))), torch.roll(v, of_v, (2, 3))):
             refuted = f"shift_period={period}, but shifting u does not shift A u"
     if refuted is not None:
         raise ValueError(f"{operator!r} declares {refuted}. Mend the declaration, or leave it out.")

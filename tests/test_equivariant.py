@@ -190,6 +190,7 @@ def test_a_symbol_with_rounding_errors(generator):
         ({"gram_symbol": lambda h, w: torch.ones(w, h)}, r"shape \(9, 6\)"),
         ({"gram_symbol": lambda h, w: -torch.ones(h, w)}, "not negative"),
         ({"shift_period": 1}, "shifting u does not shift A u"),
+        ({"shift_period": 3}, "shifting u does not shift A u"),
         ({"shift_period": 0}, "positive integer"),
     ],
 )
@@ -197,6 +198,15 @@ def test_a_symbol_with_rounding_errors(generator):
 def test_false_declarations_are_refuted(kind, declared, says, unchecked_shapes):
     with pytest.raises(ValueError, match=says):
         kind(training_set(), le.Denoising(), Declares(random_matrix(108, 108), **declared))
+
+
+def test_a_true_period_of_an_operator_between_images_is_believed(generator):
+    """A striped gain commutes with shifts by its period, which another library may declare."""
+    matrix = torch.diag((0.5 + STRIPES.double()).expand(IMAGE).flatten())
+    images, y = training_set(), torch.rand(1, *IMAGE, generator=generator, dtype=torch.float64)
+    declared = le.EquivariantMMSE(images, le.Denoising(), Declares(matrix, shift_period=3))
+    plain = le.EquivariantMMSE(images, le.Denoising(), Declares(matrix))
+    assert_same(declared(y, sigma=SIGMA), plain(y, sigma=SIGMA))
 
 
 def test_a_convolution_after_zero_filling_is_circulant(generator):

@@ -184,7 +184,7 @@ def test_fully_hidden_windows_give_one_colour_and_pollute_nothing(generator):
     wanted = images[:, :, :, 4:7].mean((0, 2, 3))
     torch.testing.assert_close(hidden, wanted[:, None, None].expand_as(hidden), rtol=0, atol=1e-14)
     assert (posterior.log_partition[0, :, 4:7] - math.log(3 * H * 3)).abs().max() < 1e-12
-    ranks = estimator._dimension()
+    ranks = estimator.ranks
     assert (ranks[:, 4:7] == 0).all()
     assert (ranks[:, [0, 1]] == 9 * C).all()
 
@@ -219,7 +219,7 @@ def test_tikhonov_of_a_mask_is_its_pseudo_inverse(generator):
     other = le.LocalEquivariantMMSE(images, physics, 3, le.Tikhonov(physics, 0.1))
     a, b = exact(y, sigma=SIGMA), other(y, sigma=SIGMA)
     torch.testing.assert_close(a.mean, b.mean, rtol=0, atol=1e-12)
-    moved = exact._dimension().double() * math.log(1.1)
+    moved = exact.ranks.double() * math.log(1.1)
     torch.testing.assert_close(b.log_partition - a.log_partition, moved.expand(2, H, W), rtol=0, atol=1e-10)
 
 
@@ -498,7 +498,7 @@ def test_scaling_laws(name, generator):
     tripled = le.LocalEquivariantMMSE(images, physics, 3, le.Matrix(3 * dense(B.A, shape), shape, IMAGE))
     other = tripled(y, sigma=SIGMA, reduction=moments)
     torch.testing.assert_close(other.mean, plain.mean, rtol=0, atol=1e-9)
-    moved = plain.log_partition - estimator._dimension().double() * math.log(3)
+    moved = plain.log_partition - estimator.ranks.double() * math.log(3)
     torch.testing.assert_close(other.log_partition, moved, rtol=1e-9, atol=1e-9)
     doubled = le.LocalEquivariantMMSE(images.flip(0).repeat(2, 1, 1, 1), physics, 3, B)
     doubled = doubled(y, sigma=SIGMA, reduction=moments)
