@@ -1,5 +1,6 @@
 """A mask that is painted: presets, undo, what it says in words, and the answer that follows it. No front end."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from lemmse.figures import Picture
 from lemmse.operators import center_mask, half_mask, random_mask, stripe_mask
 from lemmse.ui.explorable import compose
+from lemmse.ui.traits import AbstractTraits
 from lemmse.ui.view import View
 
 __all__ = ["PERCENTS", "PRESETS", "Painting", "as_mask", "describe_mask", "largest_hole", "painted", "rows_of"]
@@ -72,7 +74,7 @@ def describe_mask(mask: Float[Tensor, "h w"]) -> str:
     return f"{share}; the largest square hole is {side} × {side}."
 
 
-class Painting(traitlets.HasTraits):
+class Painting(AbstractTraits):
     """A mask that changes by strokes, presets, inversion and undo, and what each front end of `MaskPainter` shares.
 
     ``mask`` is a trait, (h, w) float32, 1 where visible: ``observe(function, names="mask")`` follows it, and setting it
@@ -140,9 +142,9 @@ class Painting(traitlets.HasTraits):
         finally:
             self._recording = True
 
+    @abstractmethod
     def _follow(self) -> None:
         """Show the present mask and the answer to it; each front end does it in its own way."""
-        raise NotImplementedError
 
     @property
     def state(self) -> dict[str, list[str]]:

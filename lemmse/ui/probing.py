@@ -1,6 +1,7 @@
 """What one pixel of a local estimate is made of: the windows, weights and colours behind it. No front end."""
 
-from dataclasses import dataclass
+from abc import abstractmethod
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from lemmse import figures
 from lemmse.estimators import LocalEquivariantMMSE
-from lemmse.patches import centre_pixels, window_index, windows_at
+from lemmse.explain import contributions
 from lemmse.reductions import TopSources
 from lemmse.ui.explorable import compose
 from lemmse.ui.painting import publish
+from lemmse.ui.traits import AbstractTraits
 from lemmse.ui.view import View
 
 __all__ = ["Ingredients", "Probing", "as_shown", "colour_text", "percent_text", "probed"]
@@ -25,13 +27,14 @@ SMALL = 5e-4  # a share of the weight that one decimal of a percentage no longer
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What the heaviest sources give to one output pixel: Σ weight · colour + the remainder's share = the pixel.
+    """What the heaviest sources give to one output pixel, as ``explain.contributions`` finds it, ready to be shown.
 
     ``mean`` (c,) is the pixel in row ``row`` and column ``column``; ``image``, ``source`` (row, column) and ``weight``
     name the sources, heaviest first; ``remainder`` is the weight of all others. ``colour`` (k, c) are the sources'
-    centre pixels. ``window`` (c, p, p) is what the estimator sees, (B y)[ω_n']; ``measured`` (k, c, p, p) what it is
-    compared with, (B A x_d)[ω_n]; ``stored`` the same windows of the images themselves, x_d[ω_n]. ``rank`` counts the
-    independent numbers that the window holds, and ``image_pixels`` (k, c, h, w) are the images of the sources.
+    centre pixels, ``contribution`` weight · colour, ``running_sum`` its sums, ``remainder_share`` what all others give.
+    ``window`` (c, p, p) is what the estimator sees, (B y)[ω_n']; ``measured`` (k, c, p, p) what it is compared with,
+    (B A x_d)[ω_n]; ``stored`` the same windows of the images themselves, x_d[ω_n]. ``rank`` counts the independent
+    numbers that the window holds, and ``image_pixels`` (k, c, h, w) are the images of the sources.
     """
 
     row: int
@@ -41,27 +44,15 @@ class Ingredients:
     source: Int64[Tensor, "k 2"]
     weight: Float64[Tensor, " k"]
     remainder: float
-    colour: Float64[Tensor, "k c"]
+    colour: Float[Tensor, "k c"]
+    contribution: Float64[Tensor, "k c"]
+    running_sum: Float64[Tensor, "k c"]
+    remainder_share: Float64[Tensor, " c"]
     window: Float[Tensor, "c_v p p"]
     measured: Float[Tensor, "k c_v p p"]
     stored: Float[Tensor, "k c p p"]
     image_pixels: Float[Tensor, "k c h w"]
     rank: int
-
-    @property
-    def contribution(self) -> Float64[Tensor, "k c"]:
-        """Return w_{d,n} x_d(n) of every source."""
-        return self.weight[:, None] * self.colour
-
-    @property
-    def running_sum(self) -> Float64[Tensor, "k c"]:
-        """Return the sums of the contributions of the first 1, 2, ... k sources."""
-        return self.contribution.cumsum(0)
-
-    @property
-    def remainder_share(self) -> Float64[Tensor, " c"]:
-        """Return what all sources that are not listed give together: the pixel less the last running sum."""
-        return self.mean - self.contribution.sum(0)
 
     @property
     def sentence(self) -> str:
@@ -89,7 +80,7 @@ class Ingredients:
         return f"{pixel} Its {side} × {side} window holds {held}. {best}{together}{rest}."
 
 
-class Probing(traitlets.HasTraits):
+class Probing(AbstractTraits):
     """One output pixel, chosen by the reader, and its ingredients: what each front end of `PixelProbe` shares.
 
     ``pixel`` is a trait, (row, column): ``observe(function, names="pixel")`` follows it, and setting it moves the
@@ -124,12 +115,10 @@ class Probing(traitlets.HasTraits):
         posterior = estimator(y, sigma=sigma)
         sources = estimator(y, sigma=sigma, reduction=TopSources(k))
         self.estimator, self.y, self.sigma, self.k = estimator, y, sigma, k
-        self.x_hat, self._sources = posterior.mean[0], sources
-        self.v = (y if estimator.pre_inverse is None else estimator.pre_inverse.A(y))[0]
-        self._index = window_index(*self.x_hat.shape[-2:], estimator.patch_size, estimator.boundary).to(y.device)
-        self._ranks = torch.empty(self.x_hat.shape[-2:].numel(), dtype=torch.int64)
-        for stratum in estimator.strata:
-            self._ranks[stratum.pixels.cpu()] = stratum.rank
+        self.x_hat, self.v = posterior.mean[0], estimator.pre_inverted(y)[0]
+        weight, remainder = sources.weight.double(), sources.remainder.double()  # sums of many keep their digits
+        self._posterior = replace(posterior, mean=posterior.mean.double())
+        self._sources = replace(sources, weight=weight, remainder=remainder)
 
     def show(self, estimator: LocalEquivariantMMSE, y: Float[Tensor, "1 ..."], *, sigma: float) -> None:
         """Explain another estimate of the same size, such as that for another mask, at the pixel of the present one.
@@ -146,9 +135,9 @@ class Probing(traitlets.HasTraits):
         """Show another estimate."""
         self._follow()
 
+    @abstractmethod
     def _follow(self) -> None:
         """Show the present pixel; each front end does it in its own way."""
-        raise NotImplementedError
 
     @traitlets.validate("pixel")
     def _checked(self, proposal: Any) -> tuple[int, int]:
@@ -182,31 +171,26 @@ class Probing(traitlets.HasTraits):
         pixel outside the image. Source: S5.2.
         """
         row, column = self.pixel if pixel is None else self._place(pixel)
-        w, side = self.x_hat.shape[-1], (-1, self.estimator.patch_size, self.estimator.patch_size)
-        image, source, weight = (
-            each[0, row, column] for each in (self._sources.image, self._sources.pixel, self._sources.weight)
-        )
-        listed = image >= 0
-        image, source, weight = image[listed], source[listed], weight[listed].double()
-        atoms = torch.cat([self.estimator.images[d : d + 1] for d in image.tolist()])
-        measured = self.estimator.physics.A(atoms)
-        keys = measured if self.estimator.pre_inverse is None else self.estimator.pre_inverse.A(measured)
-        at, each = self._index[row * w + column], torch.arange(len(image), device=image.device)
-        windows = [windows_at(x, self._index[source])[each, each].unflatten(1, side) for x in (keys, atoms)]
+        found = contributions(self.estimator, self.y, self._posterior, self._sources, (row, column))
+        listed, w = found.image[0] >= 0, self.x_hat.shape[-1]
+        image, source = found.image[0, listed], found.pixel[0, listed]
         return Ingredients(
             row=row,
             column=column,
-            mean=self.x_hat[:, row, column].double(),
+            mean=found.mean[0],
             image=image,
             source=torch.stack([source // w, source % w], 1),
-            weight=weight,
-            remainder=float(self._sources.remainder[0, row, column]),
-            colour=centre_pixels(atoms)[each, source].double(),
-            window=windows_at(self.v[None], at[None])[0, 0].unflatten(0, side),
-            measured=windows[0],
-            stored=windows[1],
-            image_pixels=atoms,
-            rank=int(self._ranks[row * w + column]),
+            weight=found.weight[0, listed],
+            remainder=float(found.remainder[0]),
+            colour=found.colour[0, listed],
+            contribution=found.contribution[0, listed],
+            running_sum=found.running_sum[0, listed],
+            remainder_share=found.remainder_share[0],
+            window=found.window[0],
+            measured=found.measured[0, listed],
+            stored=found.stored[0, listed],
+            image_pixels=torch.cat([self.estimator.images[d : d + 1] for d in image.tolist()]),
+            rank=int(self.estimator.ranks[row, column]),
         )
 
     @property
@@ -271,7 +255,7 @@ def as_shown(image: Float[Tensor, "c h w"]) -> Any:
     return figures.rgba(image if image.shape[0] in (1, 3) else image.mean(0))
 
 
-def colour_text(colour: Float64[Tensor, " c"]) -> str:
+def colour_text(colour: Float[Tensor, " c"]) -> str:
     """Return a grey value or a colour in words, to three decimals."""
     values = [f"{value:.3f}".replace("-0.000", "0.000").replace("-", "−") for value in colour.tolist()]
     return values[0] if len(values) == 1 else f"({', '.join(values)})"
@@ -294,6 +278,9 @@ class _Still(Probing):
     ) -> None:
         super().__init__()
         self._begin(estimator, y, sigma, k, pixel)
+
+    def _follow(self) -> None:
+        """Show nothing."""
 
 
 def probed(

@@ -1,10 +1,19 @@
 """Traits that travel between Python and the page on ipywidgets 7 and 8 alike."""
 
+from abc import ABCMeta
 from typing import Any
 
 import traitlets
 
-__all__ = ["Buffer"]
+__all__ = ["AbstractTraits", "Buffer"]
+
+
+class _AbstractTraitsMeta(ABCMeta, type(traitlets.HasTraits)):
+    """The metaclass of both: traits, and methods that a front end has to give."""
+
+
+class AbstractTraits(traitlets.HasTraits, metaclass=_AbstractTraitsMeta):
+    """State with traits that several front ends share, each of which shows it in its own way."""
 
 
 class Buffer(traitlets.TraitType):

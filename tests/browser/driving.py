@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import nbformat
 from playwright.sync_api import Locator, expect
 
 DIGEST = """
@@ -181,3 +182,20 @@ def holds(lab, claim: str) -> None:
         f"assert {claim}",
     )
     assert reply["status"] == "ok", (claim, reply)
+
+
+def middle_of(picture: Locator, row: int, column: int, side: int = 28) -> dict[str, float]:
+    """The place of a pixel's middle on a square picture of ``side`` pixels."""
+    box = picture.bounding_box()
+    return {"x": (column + 0.5) * box["width"] / side, "y": (row + 0.5) * box["height"] / side}
+
+
+def run_cells(lab, name: str, cells: list[str]) -> None:
+    """Write the cells into a notebook of their own, open it and run them all."""
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
+    nbformat.write(notebook, lab.server.root / name)
+    lab.open(name)
+    lab.run_all()

@@ -2,11 +2,10 @@
 
 import re
 
-import nbformat
 import pytest
 from playwright.sync_api import Locator, expect
 
-from browser.driving import Card, holds
+from browser.driving import Card, holds, middle_of, run_cells
 
 CELLS = [
     "import torch\nimport lemmse as le\nfrom lemmse.ui import View",
@@ -36,8 +35,7 @@ class Painter(Card):
 
     def at(self, row: int, column: int) -> dict[str, float]:
         """The place of a pixel's middle on the canvas."""
-        box = self.canvas.bounding_box()
-        return {"x": (column + 0.5) * box["width"] / 28, "y": (row + 0.5) * box["height"] / 28}
+        return middle_of(self.canvas, row, column)
 
     def drag(self, *pixels: tuple[int, int]) -> None:
         """Draw a line with the pointer."""
@@ -68,13 +66,7 @@ class Painter(Card):
 @pytest.fixture(scope="module")
 def shown(lab) -> Painter:
     """The painter of a notebook of its own, after running all cells."""
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS],
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-    )
-    nbformat.write(notebook, lab.server.root / "painter.ipynb")
-    lab.open("painter.ipynb")
-    lab.run_all()
+    run_cells(lab, "painter.ipynb", CELLS)
     painter = Painter(lab.page.locator(".lemmse-painter"))
     expect(painter.answer).not_to_be_empty()
     return painter

@@ -3,11 +3,10 @@
 import re
 import statistics
 
-import nbformat
 import pytest
 from playwright.sync_api import Locator, expect
 
-from browser.driving import Card, holds
+from browser.driving import Card, holds, middle_of, run_cells
 
 CELLS = [
     "import torch\nimport lemmse as le",
@@ -30,8 +29,7 @@ class Probe(Card):
 
     def at(self, row: int, column: int) -> dict[str, float]:
         """The place of a pixel's middle on the estimate."""
-        box = self.estimate.bounding_box()
-        return {"x": (column + 0.5) * box["width"] / 28, "y": (row + 0.5) * box["height"] / 28}
+        return middle_of(self.estimate, row, column)
 
     def cells(self, name: str) -> list[str]:
         """The texts of a column of the table, sources only."""
@@ -42,13 +40,7 @@ class Probe(Card):
 @pytest.fixture(scope="module")
 def shown(lab) -> Probe:
     """The probe of a notebook of its own, after running all cells."""
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS],
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-    )
-    nbformat.write(notebook, lab.server.root / "probe.ipynb")
-    lab.open("probe.ipynb")
-    lab.run_all()
+    run_cells(lab, "probe.ipynb", CELLS)
     probe = Probe(lab.page.locator(".lemmse-probe"))
     expect(probe.sentence).to_contain_text("row 14, column 20")
     return probe

@@ -11,8 +11,9 @@ import lemmse as le
 from lemmse import figures
 from lemmse.ui import View
 from lemmse.ui.mask_painter import MaskPainter
-from lemmse.ui.painting import PRESETS, as_mask, describe_mask, largest_hole, rows_of
+from lemmse.ui.painting import PRESETS, Painting, as_mask, describe_mask, largest_hole, rows_of
 from lemmse.ui.plain_painter import PlainPainter
+from lemmse.ui.probing import Probing
 
 H, W = 5, 7
 
@@ -314,6 +315,11 @@ class TestPage:
 
 
 class TestLadder:
+    @pytest.mark.parametrize("state", [Painting, Probing])
+    def test_a_front_end_has_to_show_something(self, state):
+        with pytest.raises(TypeError, match="_follow"):
+            state()
+
     def test_a_static_picture_goes_before_its_widget(self, monkeypatch):
         shown = []
         monkeypatch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle))
