@@ -12,10 +12,15 @@ from lemmse.ui import Explorable, Slider, View, explorables
 
 
 def makers(module: str) -> dict[str, Callable[..., Explorable]]:
-    """Every public function of a module of `lemmse.ui.explorables`, by its dotted name."""
+    """Every public function of a module of `lemmse.ui.explorables` that makes one, by its dotted name."""
     room = getattr(explorables, module)
     public = {f"{module}.{name}": getattr(room, name) for name in room.__all__}
-    return {name: made for name, made in public.items() if inspect.isfunction(made)}
+    return {name: made for name, made in public.items() if inspect.isfunction(made) and _makes_one(made)}
+
+
+def _makes_one(made: Callable[..., Any]) -> bool:
+    """What is painted rather than moved by controls says so where it declares what it returns."""
+    return inspect.signature(made).return_annotation in (Explorable, inspect.Signature.empty)
 
 
 def states(explorable: Explorable, generator: torch.Generator) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,5 @@
 """The explorables of notebook 03: when augmentation equals equivariance (S4.3), and what follows a shift (S4.1)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -30,6 +28,7 @@ from lemmse.operators import (
 from lemmse.patches import shift
 from lemmse.reductions import TopImages, TopSources
 from lemmse.ui.explorable import Explorable
+from lemmse.ui.threads import one_thread
 from lemmse.ui.view import Choice, Slider, View
 
 __all__ = ["equivariance_vs_augmentation", "shift_by_hand"]
@@ -42,17 +41,6 @@ ALIKE = 1e-3  # a relative difference that no eye sees
 @lru_cache
 def _truths() -> Float64[Tensor, "b c h w"]:
     return data.fashion_mnist("test", max(TRUTHS.values()) + 1)[list(TRUTHS.values())].double()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute with one thread: on arrays this small several wait for one another, for seconds where cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _relative(difference: Tensor, whole: Tensor) -> float:
@@ -177,7 +165,7 @@ def commutator(matrix: Float64[Tensor, "N N"]) -> float:
     return max(_relative(M.roll((1, 1), (axis, axis + 2)) - M, M) for axis in (0, 1))
 
 
-@_one_thread()
+@one_thread()
 def compare(operator: str, pre_inverse: str, sigma: float, image: str) -> View:
     """Measure one true image and return both estimates, their difference, the admissible shifts, the best source."""
     pair, index = _pair(operator, pre_inverse), list(TRUTHS).index(image)
@@ -300,7 +288,7 @@ def _both(operator: str, pre_inverse: str) -> tuple[MMSE, EquivariantMMSE, Linea
     return MMSE(images, A, pre_inverse=B), EquivariantMMSE(images, A, pre_inverse=B), B
 
 
-@_one_thread()
+@one_thread()
 def move(rows: int, columns: int, operator: str, pre_inverse: str, sigma: float, image: str) -> View:
     """Measure a scene before and after it moves, its noise with it, and return how far each estimate has followed."""
     g, x = (rows, columns), _truths()[[list(TRUTHS).index(image)]]
