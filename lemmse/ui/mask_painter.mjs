@@ -1,6 +1,7 @@
 // A mask over a picture, painted by pointer or keyboard. Python keeps the mask: this file sends orders and draws `rows`.
 // Orders are messages, so that none is merged with another; a stroke sends its next pixels once the last were heard.
 
+const SETTLE_MS = 200; // where there is a coarse answer, the mask rests when nothing has changed for this long
 const SIDE = 308; // the longer side on the page, in CSS pixels, rounded down to whole multiples of its pixels
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const BRUSHES = [1, 3, 5, 7, 9];
@@ -71,14 +72,18 @@ function render({ model, el }) {
   let stroke = null; // the one that goes on: its name and where the brush is
   let count = 0;
   let serial = 0;
+  let settling; // the timer that tells Python that the mask rests
   let awaited = null; // the part of a stroke that Python has not answered yet
   let unsent = new Map(); // pixels painted here and not sent, and the orders that they belong to
   let sent = new Map(); // pixels sent and not yet heard
   let pointed = false; // whether the frame of the brush follows the pointer
 
   const order = (content) => {
+    clearTimeout(settling);
+    const later = content.resting && content.kind !== "rest" && model.get("settles");
+    if (later) settling = setTimeout(() => order({ kind: "rest", resting: true }), SETTLE_MS);
     serial += 1;
-    model.send({ ...content, serial: `${unique}-${serial}` });
+    model.send({ ...content, resting: content.resting && !later, serial: `${unique}-${serial}` });
     return `${unique}-${serial}`;
   };
   const flush = (resting) => {
@@ -89,7 +94,7 @@ function render({ model, el }) {
   };
   const press = (content) => {
     finish();
-    order(content);
+    order({ ...content, resting: true });
   };
 
   function shown(row, column) {
@@ -127,6 +132,7 @@ function render({ model, el }) {
   }
   function begin() {
     if (stroke) return;
+    clearTimeout(settling);
     count += 1;
     stroke = { name: `${unique}-${count}`, visible, at: cursor };
     stamp(...cursor);
@@ -270,7 +276,10 @@ function render({ model, el }) {
   paint();
   const following = [["change:facts", paint], ["change:rows", paint], ["change:backdrop", back], ["change:heard", hear]];
   following.forEach(([event, follow]) => model.on(event, follow));
-  return () => following.forEach(([event, follow]) => model.off(event, follow));
+  return () => {
+    clearTimeout(settling);
+    following.forEach(([event, follow]) => model.off(event, follow));
+  };
 }
 
 export default { render };

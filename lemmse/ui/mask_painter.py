@@ -26,6 +26,7 @@ class PaintCanvas(anywidget.AnyWidget):
 
     ``rows`` is the mask, a string for each row; ``backdrop`` the RGBA bytes of the picture under it; ``facts`` what is
     said. The page sends orders as messages, in sequence, and sends more of a stroke once ``heard`` names the last one.
+    Where ``settles``, it tells by an order of its own that the mask rests: not the end of a stroke, but a pause.
     """
 
     _esm = _HERE / "mask_painter.mjs"
@@ -36,16 +37,17 @@ class PaintCanvas(anywidget.AnyWidget):
     presets = traitlets.List().tag(sync=True)
     percents = traitlets.List().tag(sync=True)
     heard = traitlets.Unicode().tag(sync=True)
+    settles = traitlets.Bool(False).tag(sync=True)
 
 
 class MaskPainter(Painting, ipywidgets.VBox):
     """A mask (h, w), 1 where visible, that the reader paints by pointer or keyboard; the answer follows.
 
     ``image`` (c, h, w) lies under the mask. ``answer`` is a function from the mask to a `View`, shown below and
-    computed anew after each change; ``coarse``, a quicker one, answers while a stroke goes on. ``generator`` draws the
-    random preset (``None``: seed 0). ``painter.mask`` is a trait: ``painter.observe(function, names="mask")`` follows
-    it, setting it paints; ``painter.settled`` follows once a stroke has ended; ``painter.state`` is the mask as JSON.
-    `undo`, `invert` and `preset` are the buttons.
+    computed anew after each change; ``coarse``, a quicker one, answers while the reader paints, and ``answer`` once the
+    mask rests. ``generator`` draws the random preset (``None``: seed 0). ``painter.mask`` is a trait:
+    ``painter.observe(function, names="mask")`` follows it, setting it paints; ``painter.settled`` follows once a stroke
+    has ended, or rests; ``painter.state`` is the mask as JSON. `undo`, `invert` and `preset` are the buttons.
 
     Raises ``ValueError`` for a mask that is not one of zeros and ones, or an image of another size.
     """
@@ -62,7 +64,9 @@ class MaskPainter(Painting, ipywidgets.VBox):
     ) -> None:
         """Make the canvas and show the mask and the answer to it."""
         self.canvas = PaintCanvas(
-            presets=[{"name": name, "label": label} for name, label in PRESETS.items()], percents=list(PERCENTS)
+            presets=[{"name": name, "label": label} for name, label in PRESETS.items()],
+            percents=list(PERCENTS),
+            settles=coarse is not None,
         )
         self.grid = None if answer is None else ImageGrid()
         super().__init__([self.canvas] if self.grid is None else [self.canvas, self.grid], **kwargs)

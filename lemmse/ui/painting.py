@@ -79,7 +79,7 @@ class Painting(AbstractTraits):
 
     ``mask`` is a trait, (h, w) float32, 1 where visible: ``observe(function, names="mask")`` follows it, and setting it
     moves the picture. ``settled`` is the mask as the last finished stroke left it, for what is too slow to follow a
-    brush. ``state`` is the mask as JSON.
+    brush; where there is a coarse answer, a stroke is finished once the reader pauses. ``state`` is the mask as JSON.
     """
 
     mask = traitlets.Any()
@@ -213,20 +213,23 @@ class Painting(AbstractTraits):
             self._stroke = stroke
 
     def obey(self, order: dict[str, Any]) -> None:
-        """Do what the reader asks for on the page: an order is JSON, ``kind`` and what belongs to it."""
+        """Do what the reader asks for on the page: an order is JSON, ``kind`` and what belongs to it.
+
+        After an order that is not ``resting`` others follow, at last one that is: the coarse answer does until then.
+        """
         self._resting = order.get("resting", True)
         before = self.mask
         try:
             if order["kind"] == "paint":
                 self.paint(order["pixels"], visible=order["visible"], stroke=order["stroke"])
-                if self._resting and self.mask is before and self.settled is not before:
-                    if self.coarse is not None:
-                        self._follow()  # the stroke ends where the coarse answer has followed it
-                    self._settle()
             elif order["kind"] == "preset":
                 self.preset(order["name"], order["percent"])
-            else:
+            elif order["kind"] != "rest":
                 {"undo": self.undo, "invert": self.invert}[order["kind"]]()
+            if self._resting and self.mask is before and self.settled is not before:
+                if self.coarse is not None:
+                    self._follow()  # the mask rests where the coarse answer has followed it
+                self._settle()
         finally:
             self._resting = True
 

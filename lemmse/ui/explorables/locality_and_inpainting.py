@@ -1,6 +1,7 @@
 """The explorables of notebook 04: a patchwork of windows (S5.4), the price of a pre-inverse (S6), a painted hole."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -11,22 +12,23 @@ from torch.nn.functional import avg_pool2d
 
 from lemmse import data, figures, metrics, optics
 from lemmse.estimators import LocalEquivariantMMSE
-from lemmse.explain import Patchwork, amplification_map, discrimination_map, effective_sources
-from lemmse.figures import HeatMap, Picture
+from lemmse.explain import amplification_map, discrimination_map, effective_sources, patchwork
+from lemmse.figures import HeatMap, Image, Picture
 from lemmse.operators import (
     Adjoint,
     Blur,
     Denoising,
+    EpsilonInverse,
     Inpainting,
     LinearOperator,
-    Matrix,
     PseudoInverse,
     Tikhonov,
     center_mask,
+    half_mask,
     random_mask,
     stripe_mask,
 )
-from lemmse.reductions import PosteriorMoments, TopImages
+from lemmse.reductions import PosteriorMoments
 from lemmse.ui.backend import backend
 from lemmse.ui.explorable import Explorable, compose
 from lemmse.ui.explorables.equivariance_vs_augmentation import TRUTHS
@@ -42,42 +44,40 @@ EVEN = 0.1  # dB below which two estimates count as equally good
 
 
 @lru_cache
-def _truths() -> Float32[Tensor, "b c h w"]:
-    return data.fashion_mnist("test", max(TRUTHS.values()) + 1)[list(TRUTHS.values())]
+def _truth(image: str) -> Float32[Tensor, "1 1 h w"]:
+    if image == MEMBER:
+        return data.fashion_mnist("train", NUMBER + 1)[NUMBER:]
+    return data.fashion_mnist("test", TRUTHS[image] + 1)[TRUTHS[image] :]
 
 
 def _halved(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
     return avg_pool2d(images, 2)
 
 
-def _noise(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "1 c h w"]:
+def _noise(x: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 c h w"]:
     """Return one draw of noise with σ = 1, the same for all noise levels and operators."""
-    return torch.randn(x[:1].shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+    return torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
 
 
-def _percent(share: float) -> str:
-    return "100%" if share == 1 else f"{share:.0%}" if 0.1 <= share < 0.995 else f"{100 * share:.3g}%"
+def _number(value: float) -> str:
+    return f"{value:.2g}" if value < 9.95 else f"{value:.0f}"
 
 
 # ---- A patchwork of windows -----------------------------------------------------------------------------------------
 
-MEMBER = "one it has seen"  # a true image that is in the training set
-COPY = 3  # its number there
+MEMBER = "a training image"
+NUMBER = 3  # which one
 SIGMAS = (0.001, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0, 10.0)
 PATCH_SIZES = (1, 3, 5, 7, 11, 15)
 COUNTS = (10, 20, 40)
 MEAN = 0.9  # a share of all windows from which on the effective sources are nearly all of them
-BLOCK = 140  # pixels of a drawn map, so that lines fit between its cells
+NEARLY = 0.95  # a share of the owned pixels from which on their owner has nearly all
 
-PALETTE = (
-    "#4477AA",
-    "#EE6677",
-    "#228833",
-    "#CCBB44",
-    "#66CCEE",
-    "#AA3377",
-)  # Paul Tol's: safe for colour-blind readers
-OTHER, NOBODY, HATCH, LINE = "#777777", "#F4F4F4", "#B8B8B8", "#000000"
+DRAWN = 140  # pixels of the side of a drawn map: room for lines between its cells
+FRAME = 6
+OWNERS = ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#F0E442", "#CC79A7")  # of Okabe and Ito, for all eyes
+OTHERS, NOBODY = "#666666", "#F4F4F4"
+HATCH, BORDER = "#B8B8B8", "#000000"
 
 PATCHWORK_CONTROLS = {
     "sigma": Slider("noise level σ", SIGMAS, default=0.1),
@@ -99,155 +99,155 @@ def patchwork_of_windows(sigma: float = 0.1, patch_size: int = 5, count: int = 2
     )
 
 
-@lru_cache
-def _scene(image: str) -> Float32[Tensor, "1 c h w"]:
-    if image == MEMBER:
-        return data.fashion_mnist("train", COPY + 1)[COPY:]
-    return _truths()[[list(TRUTHS).index(image)]]
+class _Denoised(NamedTuple):
+    """One measurement, its estimate, who owns the pixels of that (-1: nobody), and how many windows each mixes."""
+
+    x: Float32[Tensor, "1 1 h w"]
+    y: Float32[Tensor, "1 1 h w"]
+    x_hat: Float32[Tensor, "1 1 h w"]
+    owner: Int64[Tensor, "h w"]
+    sources: Float32[Tensor, "h w"]
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=18)
 def _denoiser(count: int, patch_size: int, halved: bool) -> LocalEquivariantMMSE:
     images = data.fashion_mnist("train", count)
     return LocalEquivariantMMSE(_halved(images) if halved else images, Denoising(), patch_size)
 
 
+@lru_cache(maxsize=64)
+@one_thread()
+def _denoised(sigma: float, patch_size: int, count: int, image: str, halved: bool) -> _Denoised:
+    x = _truth(image)
+    y = x + sigma * _noise(x)
+    if halved:  # means of 2 × 2 pixels: their noise is half as strong, and half a window sees as much
+        x, y, sigma, patch_size = _halved(x), _halved(y), sigma / 2, patch_size // 4 * 2 + 1
+    estimator = _denoiser(count, patch_size, halved)
+    moments = estimator(y, sigma=sigma, reduction=PosteriorMoments())
+    owner = patchwork(estimator, y, sigma=sigma).owner
+    return _Denoised(x, y, moments.mean, owner[0], effective_sources(moments)[0])
+
+
 def patch(sigma: float, patch_size: int, count: int, image: str) -> View:
-    """Denoise one image and return it with the map of who owns its pixels, and the owners."""
-    x = _scene(image)
-    return _patch(_denoiser(count, patch_size, halved=False), x, x + sigma * _noise(x), sigma, "")
+    """Denoise one image and return it with the map of who owns its pixels, and with those who own most."""
+    return _patchwork_view(_denoised(sigma, patch_size, count, image, halved=False), count, "")
 
 
 def patch_coarsely(sigma: float, patch_size: int, count: int, image: str) -> View:
-    """Return the same at half the resolution: means of 2 × 2 pixels, whose noise is half as strong, half the window."""
-    x = _scene(image)
-    y = x + sigma * _noise(x)
-    estimator = _denoiser(count, max(1, patch_size // 4 * 2 + 1), halved=True)
-    return _patch(estimator, _halved(x), _halved(y), sigma / 2, "At half the resolution, for now: ")
+    """Return the same at half the resolution."""
+    found = _denoised(sigma, patch_size, count, image, halved=True)
+    return _patchwork_view(found, count, "At half the resolution for now. ")
 
 
-@one_thread()
-def _patch(estimator: LocalEquivariantMMSE, x: Tensor, y: Tensor, sigma: float, before: str) -> View:
-    moments = estimator(y, sigma=sigma, reduction=PosteriorMoments())
-    count = estimator.images.shape[0]
-    best = estimator(y, sigma=sigma, reduction=TopImages(1))
-    owner = Patchwork(best.image[..., 0], best.weight[..., 0]).owner[0]
-    sources, atoms = effective_sources(moments)[0], count * owner.numel()
+def _patchwork_view(found: _Denoised, count: int, before: str) -> View:
+    x, y, x_hat, owner, sources = found
+    images = data.fashion_mnist("train", count)
     owned = torch.bincount(owner[owner >= 0], minlength=count)
-    shown = owned.argsort(descending=True, stable=True)[: len(PALETTE)].tolist()
-    pictures = {
-        "x": x,
-        "y": y,
-        "x_hat": moments.mean,
-        "who owns each pixel": _map_of_owners(owner, shown),
-        "effective sources": HeatMap(sources.log10(), 0, torch.tensor(float(atoms)).log10().item()),
+    first = owned.argsort(descending=True, stable=True)[: len(OWNERS)].tolist()
+    portraits = {
+        f"image {d}": _framed(images[d], colour) if owned[d] else images[d]
+        for d, colour in zip(first, OWNERS, strict=True)
     }
-    framed = {d: f"image {d}" for d in shown}
-    pictures |= {framed[d]: _framed(estimator.images[d], PALETTE[k]) for k, d in enumerate(shown) if owned[d]}
-    pictures |= {framed[d]: estimator.images[d] for d in shown if not owned[d]}
-    median = sources.median().item()
+    who, how_many = "who owns the pixels", "effective sources"
+    owners = int((owned > 0).sum())
+    notes = {who: f"{owners} owner{'' if owners == 1 else 's'}", how_many: "powers of ten"}
     return View(
-        pictures=pictures,
-        notes={
-            "who owns each pixel": f"{int((owned > 0).sum())} owners",
-            "effective sources": "powers of ten",
+        pictures={
+            "x": x,
+            "y": y,
+            "x_hat": x_hat,
+            who: draw_owners(owner, first),
+            how_many: HeatMap(sources.log10(), 0, math.log10(count * owner.numel())),
         }
-        | {framed[d]: f"owns {int(owned[d])}" if owned[d] else "owns none" for d in shown},
+        | portraits,
+        notes=notes | {f"image {d}": f"owns {int(owned[d])}" if owned[d] else "owns none" for d in first},
         numbers={
             "pixels with an owner": int(owned.sum()),
-            "owners": int((owned > 0).sum()),
-            "effective sources (median)": median,
+            "owners": owners,
+            "effective sources, median": sources.median().item(),
         },
-        sentence=before + _whose(owned, owner, sources, x, estimator.patch_size),
+        sentence=before + _whose(owned, owner, sources, x),
     )
 
 
-def _colour(code: str) -> Float32[Tensor, "3"]:
-    return torch.tensor([int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-
-
-def _map_of_owners(owner: Int64[Tensor, "h w"], shown: Sequence[int]) -> Float32[Tensor, "3 h2 w2"]:
-    """Return the picture of a map of owners: those shown in colour, others grey, no owner hatched, with borders."""
-    zoom = BLOCK // owner.shape[0]
-    codes = torch.full_like(owner, len(PALETTE)).where(owner >= 0, len(PALETTE) + 1)
-    for k, d in enumerate(shown):
-        codes[owner == d] = k
-    large = codes.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
-    drawn = torch.stack([_colour(code) for code in (*PALETTE, OTHER, NOBODY)])[large]
-    rows, columns = torch.meshgrid(torch.arange(large.shape[0]), torch.arange(large.shape[1]), indexing="ij")
-    drawn[(large == len(PALETTE) + 1) & ((rows + columns) % 5 == 0)] = _colour(HATCH)
-    owners = owner.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
-    border = torch.zeros_like(owners, dtype=torch.bool)
-    border[1:] |= owners[1:] != owners[:-1]
-    border[:, 1:] |= owners[:, 1:] != owners[:, :-1]
-    drawn[border] = _colour(LINE)
+def draw_owners(owner: Int64[Tensor, "h w"], first: Sequence[int]) -> Float32[Tensor, "3 h2 w2"]:
+    """Draw a map of owners and return it: the ``first`` in colours, others grey, nobody (-1) hatched, with borders."""
+    kind = torch.full_like(owner, len(OWNERS)).where(owner >= 0, len(OWNERS) + 1)
+    for k, d in enumerate(first):
+        kind[owner == d] = k
+    owner, kind = _enlarged(owner), _enlarged(kind)
+    drawn = torch.stack([_rgb(colour) for colour in (*OWNERS, OTHERS, NOBODY)])[kind]
+    rows, columns = (torch.arange(side) for side in owner.shape)
+    drawn[(owner < 0) & ((rows[:, None] + columns) % 5 == 0)] = _rgb(HATCH)
+    border = torch.zeros_like(owner, dtype=torch.bool)
+    border[1:] |= owner[1:] != owner[:-1]
+    border[:, 1:] |= owner[:, 1:] != owner[:, :-1]
+    drawn[border] = _rgb(BORDER)
     return drawn.movedim(2, 0)
 
 
-def _framed(image: Float[Tensor, "c h w"], code: str) -> Float32[Tensor, "3 h2 w2"]:
+def _framed(image: Float32[Tensor, "1 h w"], colour: str) -> Float32[Tensor, "3 h2 w2"]:
     """Return an image in a frame of its colour on the map."""
-    zoom = BLOCK // image.shape[1]
-    drawn = image.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2).expand(3, -1, -1).clone()
-    inside = torch.zeros(drawn.shape[1:], dtype=torch.bool)
-    inside[6:-6, 6:-6] = True
-    return drawn.where(inside, _colour(code)[:, None, None])
+    drawn = _rgb(colour)[:, None, None].repeat(1, DRAWN, DRAWN)
+    drawn[:, FRAME:-FRAME, FRAME:-FRAME] = _enlarged(image[0])[FRAME:-FRAME, FRAME:-FRAME]
+    return drawn
+
+
+def _enlarged(x: Tensor) -> Tensor:
+    zoom = DRAWN // x.shape[0]
+    return x.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
+
+
+def _rgb(colour: str) -> Float32[Tensor, "3"]:
+    return torch.tensor([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
 
 
 def _whose(
-    owned: Int64[Tensor, " D"], owner: Int64[Tensor, "h w"], sources: Float[Tensor, "h w"], x: Tensor, p: int
+    owned: Int64[Tensor, " D"], owner: Int64[Tensor, "h w"], sources: Float32[Tensor, "h w"], x: Float32[Tensor, "..."]
 ) -> str:
-    """Say whether the estimate is a copy, a patchwork or an average, and of how much."""
+    """Say whether the estimate comes from one image, is a patchwork of several or a mixture, and of how much."""
     total, having, owners = owner.numel(), int(owned.sum()), int((owned > 0).sum())
-    atoms, median = len(owned) * total, sources.median().item()
-    best, most = int(owned.argmax()), int(owned.max())
+    windows, free = len(owned) * total, owner < 0
     if having == 0:
-        if median > MEAN * atoms:
-            return (
-                f"An average: a typical pixel mixes {_count(median)} of all {atoms} windows, nearly the mean of the "
-                "training set, whatever was measured."
-            )
-        return f"A mixture: no image owns a pixel; a typical one mixes {_count(median)} of {atoms} {p} × {p} windows."
-    free = owner < 0
-    if owners == 1:
-        whole = "A copy" if having == total else "One owner"
-        what = f"{whole}: image {best} holds more than half of the weight in {having} of {total} pixels"
+        mixed, mean = _number(sources.median().item()), sources.median() > MEAN * windows
+        return (
+            f"{'An average' if mean else 'A mixture'}: no image owns a pixel. A typical one mixes {mixed} of {windows} "
+            f"windows{', so that it is nearly the mean of all training pixels whatever was measured' if mean else ''}."
+        )
+    best, most = int(owned.argmax()), int(owned.max())
+    weight = "with over half of the weight"
+    if 2 * having < total:
+        images = "an image" if owners == 1 else f"one of {owners} images"
+        what = f"Mostly a mixture: only {having} of {total} pixels are owned by {images}, {weight}"
+    elif most >= NEARLY * having:
+        nearly = "All" if owners == 1 else "Nearly all"
+        what = f"{nearly} from one image, number {best}: it owns {most} of {total} pixels, {weight}"
     else:
-        whole = f"A patchwork: {owners} of {len(owned)} images own {having} of {total} pixels"
-        what = f"{whole}, image {best} the most, {most}"
+        what = f"A patchwork: {owners} of {len(owned)} images own {having} of {total} pixels, {weight}"
+        what += f"; number {best} owns most, {most}"
     if having == total:
         return f"{what}."
-    black = int((x[0].sum(0)[free] == 0).sum())
-    few = int(free.sum())
-    rest = (
-        f"{few} pixels have no owner and mix {_count(sources[free].median().item())} windows each (median); {black} "
-        f"of them are black in x, as many training pixels are"
-    )
-    return f"{what}. {rest}."
-
-
-def _count(value: float) -> str:
-    return f"{value:.2g}" if value < 9.95 else f"{value:.0f}"
+    mixed = _number(sources[free].median().item())
+    if total - having == 1:
+        return f"{what}. One pixel has no owner and mixes {mixed} of {windows} windows."
+    black = ", most of them black," if 2 * (x[0, 0][free] == 0).sum() > total - having else ""
+    return f"{what}. The {total - having} without an owner{black} mix {mixed} of {windows} windows (median)."
 
 
 # ---- The price of a pre-inverse -------------------------------------------------------------------------------------
 
 HALF = SIDE // 2
-PRICE_IMAGES = 50
+PRICE_IMAGES = 30
 PRICE_SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 WEIGHT = 0.01  # of Tikhonov
-UNIFORM = 1e-6  # above rounding, below all amplifications that are not 1
-
-
-def _shade() -> Matrix:
-    light = torch.linspace(1.0, 0.2, HALF, dtype=torch.float64).expand(HALF, HALF)
-    return Matrix(torch.diag(light.flatten()), (1, HALF, HALF), (1, HALF, HALF))
-
+ALIKE = 1.01  # a ratio of two numbers of look-alikes from which on one is larger
+UNIFORM = 1e-6  # how far from 1 rounding takes an amplification of 1
 
 OPERATORS = {
     "weak blur": Blur(optics.gaussian_psf(0.6, size=5)),
     "strong blur": Blur(optics.gaussian_psf(1.0, size=9)),
     "motion blur": Blur(torch.full((1, 5), 0.2, dtype=torch.float64)),
-    "shade from left to right": _shade(),
+    "half in the shade": EpsilonInverse(half_mask(HALF, HALF), 0.3),
     "hole": Inpainting(center_mask(HALF, HALF, side=3)),
     "stripes": Inpainting(stripe_mask(HALF, HALF, period=4)),
     "random mask": Inpainting(random_mask(HALF, HALF, keep=0.6)),
@@ -258,8 +258,8 @@ PRICE_CONTROLS = {
     "operator": Choice("operator A", tuple(OPERATORS), default="motion blur"),
     "pre_inverse": Choice("pre-inverse B", PRE_INVERSES, default="A⁺"),
     "sigma": Slider("noise level σ", PRICE_SIGMAS, default=0.1),
-    "image": Choice("true image", tuple(TRUTHS), default="boot", folded=True),
     "patch_size": Choice("patch size p", (3, 5, 7), default=3, folded=True),
+    "image": Choice("true image", tuple(TRUTHS), default="boot", folded=True),
 }
 
 
@@ -267,149 +267,201 @@ def price_of_a_pre_inverse(
     operator: str = "motion blur",
     pre_inverse: str = "A⁺",
     sigma: float = 0.1,
-    image: str = "boot",
     patch_size: int = 3,
+    image: str = "boot",
 ) -> Explorable:
-    """Return the explorable: one measurement, its estimates with and without a pre-inverse, and why one is better."""
+    """Return the explorable: one measurement, its estimates with a B and with B = Id, and why one of them is better."""
     state = {"operator": operator, "pre_inverse": pre_inverse, "sigma": sigma}
     return Explorable(
         price,
         PRICE_CONTROLS,
         title="What does a pre-inverse cost?",
         name="locality_and_inpainting.price_of_a_pre_inverse",
-        state=state | {"image": image, "patch_size": patch_size},
+        state=state | {"patch_size": patch_size, "image": image},
     )
 
 
-def inverse_of(operator: str, pre_inverse: str) -> LinearOperator | None:
-    """Return the pre-inverse B of a name, for the operator A of a name; ``None`` for B = Id."""
+def inverse_of(operator: str, pre_inverse: str) -> LinearOperator:
+    """Return the pre-inverse B of a name, for the operator A of a name."""
     A = OPERATORS[operator]
-    named: dict[str, Callable[[], LinearOperator | None]] = {
-        "Id": lambda: None,
-        "Aᵀ": lambda: Adjoint(A),
-        "A⁺": lambda: PseudoInverse(A),
-        "Tikhonov": lambda: Tikhonov(A, WEIGHT),
-    }
-    return named[pre_inverse]()
+    named = {"Id": Denoising(), "Aᵀ": Adjoint(A), "A⁺": PseudoInverse(A), "Tikhonov": Tikhonov(A, WEIGHT)}
+    return named[pre_inverse]
 
 
 class _Prepared(NamedTuple):
-    """What neither noise nor image changes."""
+    """What neither noise nor image changes: the estimator, how much B amplifies, and the atoms each pixel can take."""
 
     estimator: LocalEquivariantMMSE
     amplification: Float64[Tensor, "h w"]
+    atoms: Int64[Tensor, "h w"]
 
 
 @lru_cache(maxsize=48)
+@one_thread()
 def _prepared(operator: str, pre_inverse: str, patch_size: int) -> _Prepared:
-    images = _halved(data.fashion_mnist("train", PRICE_IMAGES).double())
+    images = _halved(data.fashion_mnist("train", PRICE_IMAGES))
     estimator = LocalEquivariantMMSE(images, OPERATORS[operator], patch_size, inverse_of(operator, pre_inverse))
-    return _Prepared(estimator, amplification_map(estimator))
+    atoms = torch.empty(HALF**2, dtype=torch.int64)
+    for stratum in estimator.strata:
+        atoms[stratum.pixels] = len(images) * len(stratum.pixels)
+    return _Prepared(estimator, amplification_map(estimator), atoms.unflatten(0, (HALF, HALF)))
 
 
 class _Answer(NamedTuple):
-    """An estimate, its PSNR with and without the noise in y, and the share of windows that look alike to each pixel."""
+    """An estimate, its PSNR and what it would be without the noise in y, and how many look-alikes each pixel has.
 
-    x_hat: Float64[Tensor, "1 c h w"]
+    A look-alike is a window at most as far from that of the pixel, noise aside, as chance may bridge (S6).
+    """
+
+    x_hat: Float32[Tensor, "1 1 h w"]
     psnr: float
     psnr_without_noise: float
-    confusable: Float64[Tensor, "h w"]
+    alike: Float32[Tensor, "h w"]
 
 
-def _answer(estimator: LocalEquivariantMMSE, x: Tensor, y: Tensor, sigma: float) -> _Answer:
-    noisy, clean = estimator(torch.cat([y, estimator.physics.A(x)]), sigma=sigma).mean.split(1)
-    psnrs = metrics.psnr(torch.cat([noisy, clean]), x).tolist()
-    return _Answer(noisy, *psnrs, discrimination_map(estimator, x, sigma=sigma).confusable[0])
-
-
+@lru_cache(maxsize=256)
 @one_thread()
-def price(operator: str, pre_inverse: str, sigma: float, image: str, patch_size: int) -> View:
-    """Measure one image and return the estimates with B and with B = Id, and the two parts of η for both."""
-    x = _halved(_truths()[[list(TRUTHS).index(image)]].double())
-    plain, chosen = (_prepared(operator, name, patch_size) for name in ("Id", pre_inverse))
-    y = plain.estimator.physics.A(x) + sigma * _noise(x)
-    of_id = _answer(plain.estimator, x, y, sigma)
-    of_b = of_id if pre_inverse == "Id" else _answer(chosen.estimator, x, y, sigma)
-    amplified = chosen.amplification
-    pictures: dict[str, Any] = {"x": x, "y": y}
-    if pre_inverse != "Id":
-        pictures |= {"B y": chosen.estimator.pre_inverted(y)}
-    pictures |= {"x_hat, B = Id": of_id.x_hat}
-    if pre_inverse != "Id":
-        pictures |= {f"x_hat, B = {pre_inverse}": of_b.x_hat}
-    pictures |= {"alike, B = Id": HeatMap(of_id.confusable, 0, 1)}
-    if pre_inverse != "Id":
-        pictures |= {f"alike, B = {pre_inverse}": HeatMap(of_b.confusable, 0, 1)}
-    pictures |= {
-        "amplification": HeatMap(amplified, min(1.0, amplified.min().item()), max(2.0, amplified.max().item()))
-    }
-    numbers = {"alike, B = Id": of_id.confusable.mean().item()}
-    if pre_inverse != "Id":
-        signal = of_b.psnr_without_noise - of_id.psnr_without_noise
-        numbers |= {
-            "alike, B": of_b.confusable.mean().item(),
-            "gain (dB)": of_b.psnr - of_id.psnr,
-            "by discrimination": signal,
-            "by noise": of_b.psnr - of_id.psnr - signal,
-        }
-    return View(pictures=pictures, numbers=numbers, sentence=_price(pre_inverse, of_id, of_b, chosen))
+def _answer(operator: str, pre_inverse: str, sigma: float, patch_size: int, image: str) -> _Answer:
+    estimator, _, atoms = _prepared(operator, pre_inverse, patch_size)
+    x, y = _measured(operator, sigma, image)
+    x_hats = estimator(torch.cat([y, estimator.physics.A(x)]), sigma=sigma).mean
+    confusable = discrimination_map(estimator, x, sigma=sigma).confusable[0]
+    return _Answer(x_hats[:1], *metrics.psnr(x_hats, x).tolist(), confusable * atoms)
 
 
-def _price(pre_inverse: str, of_id: _Answer, of_b: _Answer, chosen: _Prepared) -> str:
-    if pre_inverse == "Id":
-        return (
-            f"With B = Id, at {of_id.psnr:.1f} dB, {_percent(of_id.confusable.mean().item())} of all windows look "
-            "alike to that of a typical pixel. Choose another B to see what it changes."
-        )
-    gain, signal = of_b.psnr - of_id.psnr, of_b.psnr_without_noise - of_id.psnr_without_noise
-    verdict = (
-        f"wins {gain:.1f} dB over" if gain > EVEN else f"loses {-gain:.1f} dB against" if gain < -EVEN else "equals"
+def _measured(operator: str, sigma: float, image: str) -> tuple[Float32[Tensor, "1 1 h w"], Float32[Tensor, "1 1 h w"]]:
+    x = _halved(_truth(image))
+    return x, OPERATORS[operator].A(x) + sigma * _noise(x)
+
+
+def price(operator: str, pre_inverse: str, sigma: float, patch_size: int, image: str) -> View:
+    """Measure one image and return its estimates with B and with B = Id, and the two parts of η for both."""
+    x, y = _measured(operator, sigma, image)
+    chosen, plain = (_answer(operator, name, sigma, patch_size, image) for name in (pre_inverse, "Id"))
+    B, same = _prepared(operator, pre_inverse, patch_size), pre_inverse == "Id"
+    answers = {"B = Id": plain} if same else {"B = Id": plain, f"B = {pre_inverse}": chosen}
+    amplified, every = B.amplification, PRICE_IMAGES * HALF**2
+    gain, aside = chosen.psnr - plain.psnr, chosen.psnr_without_noise - plain.psnr_without_noise
+    pictures: dict[str, Image] = {"x": x, "y": y} | ({} if same else {"B y": B.estimator.pre_inverted(y)})
+    pictures |= {f"x_hat, {name}": answer.x_hat for name, answer in answers.items()}
+    low, high = min(1.0, amplified.min().item()), max(2.0, amplified.max().item())
+    pictures |= {"amplification": HeatMap(amplified, low, high)}
+    alike = {f"look-alikes, {name}": answer.alike for name, answer in answers.items()}
+    pictures |= {name: HeatMap(counts.clamp_min(1).log10(), 0, math.log10(every)) for name, counts in alike.items()}
+    compared = {"gain (dB)": gain, "gain without noise (dB)": aside, "amplification, mean": amplified.mean().item()}
+    return View(
+        pictures=pictures,
+        numbers={f"{name}, mean": counts.mean().item() for name, counts in alike.items()} | ({} if same else compared),
+        notes=dict.fromkeys(alike, "powers of ten"),
+        sentence=_alone(plain) if same else _compared(pre_inverse, plain, chosen, B),
     )
-    part = "discrimination" if abs(signal) >= abs(gain - signal) else "noise"
-    mean, peak = chosen.amplification.mean().item(), chosen.amplification.max().item()
-    if (chosen.amplification - 1).abs().max() < UNIFORM:
-        noise = "The noise is amplified nowhere"
-    else:
-        noise = f"The noise is amplified {mean:.1f} times, up to {peak:.1f}"
+
+
+def _alone(plain: _Answer) -> str:
+    """Say what an estimate is made of where there is none to compare it with."""
     return (
-        f"B = {pre_inverse} {verdict} B = Id; {part} decides: without noise in y the difference would be "
-        f"{signal:+.1f} dB. {_percent(of_b.confusable.mean().item())} of the windows look alike, with B = Id "
-        f"{_percent(of_id.confusable.mean().item())}. {noise}."
+        f"B = Id: the network sees y itself. A pixel has {_number(plain.alike.mean().item())} look-alikes (mean) among "
+        f"{PRICE_IMAGES * HALF**2} windows. Choose another B to compare."
     )
+
+
+def _compared(pre_inverse: str, plain: _Answer, chosen: _Answer, B: _Prepared) -> str:
+    """Say whether B is better than B = Id here, which part of η decides, and what B does to either part."""
+    gain, aside = chosen.psnr - plain.psnr, chosen.psnr_without_noise - plain.psnr_without_noise
+    verdict = f"B = {pre_inverse} is as good as B = Id"
+    if abs(gain) > EVEN:
+        verdict = f"B = {pre_inverse} {'wins' if gain > 0 else 'loses'} {abs(gain):.1f} dB {_over(gain)} B = Id"
+    without = "neither would be better"
+    if abs(aside) > EVEN:
+        without = f"it would {'win' if aside > 0 else 'lose'} {abs(aside):.1f} dB"
+    amplified, alone = B.amplification, (B.amplification - 1).abs().max() < UNIFORM
+    by_signal = alone or abs(aside) >= abs(gain - aside)
+    if alone:
+        noise, decides = (
+            "Whitening undoes what B does to the noise (amplification 1)",
+            ", so discrimination alone decides",
+        )
+    else:
+        noise = f"B amplifies the noise {amplified.mean():.1f} times, at most {amplified.max():.1f}"
+        decides = f", and {'discrimination' if by_signal else 'noise'} decides"
+    if abs(gain) <= EVEN:
+        decides = ""
+    alike = _look_alikes(plain, chosen, B, gain, aside if by_signal else 0.0)
+    return f"{verdict}; without noise in y {without}. {noise}{decides}: {alike}."
+
+
+def _look_alikes(plain: _Answer, chosen: _Answer, B: _Prepared, gain: float, by_signal: float) -> str:
+    """Say how many look-alikes a pixel has with B and with B = Id, and whether their number explains who wins."""
+    many, few = chosen.alike.mean().item(), plain.alike.mean().item()
+    among = f"{int(B.atoms.median())} windows"
+    if len(B.estimator.strata) > 1:
+        among += " that show the same pixels (median)"
+    counts = f"{_number(many)} look-alikes among {among}, with B = Id {_number(few)}"
+    explained = many > ALIKE * few if gain < 0 else ALIKE * many < few
+    if explained or abs(gain) <= EVEN or by_signal == 0:
+        return f"a pixel has {counts}"
+    if gain * by_signal > 0:
+        return f"not by their number, {counts}, but by how near the truth they are"
+    return f"a pixel has {counts}, to average the noise over"
+
+
+def _over(gain: float) -> str:
+    return "over" if gain > 0 else "to"
 
 
 # ---- A painted hole -------------------------------------------------------------------------------------------------
 
-HOLE_IMAGES = 20
+HOLE_IMAGES, FEW = 20, 10  # few while the brush moves: one of each class
 HOLE_PATCH = 5
 HOLE_SIGMA = 0.1
-LISTED = 5  # source windows in the probe
+HOLE_TRUTH = "boot"
+LISTED = 5  # source windows of the probe
 
 
-def painted_hole(mask: Sequence[str] | None = None, row: int = 14, column: int = 9) -> "PaintedHole":
-    """Return the explorable: paint a hole, see it filled with B = Id and B = A⁺, and ask what a pixel is made of."""
-    start = center_mask(SIDE, SIDE, side=9) if mask is None else as_mask(mask)
-    return PaintedHole(start, (row, column))
+def painted_hole(mask: Sequence[str] | None = None, row: int = 14, column: int = 8) -> "PaintedHole":
+    """Return the explorable: paint a hole, see it filled with B = Id and with B = A⁺, and ask what a pixel is made of.
+
+    ``mask`` holds 28 rows of text, "1" where visible and "0" where hidden (``None``: a square is hidden); ``row`` and
+    ``column`` are the pixel that is explained.
+    """
+    return PaintedHole(center_mask(SIDE, SIDE, side=9) if mask is None else as_mask(mask), (row, column))
 
 
 class PaintedHole:
-    """A test image with a hole that the reader paints, the two estimates that follow, and a probe into the second."""
+    """A test image with a hole that the reader paints, the two estimates that follow, and a probe into the second.
+
+    Shown as a static picture and, where widgets work, as a ``painter`` (`MaskPainter`) above a ``probe`` (`PixelProbe`)
+    in its place. ``state`` is JSON, ``state_line`` the line of Python that makes this again.
+    """
 
     title = "Paint the hole"
 
-    def __init__(self, mask: Float32[Tensor, "h w"], pixel: tuple[int, int]) -> None:
+    def __init__(self, mask: Float32[Tensor, "28 28"], pixel: tuple[int, int]) -> None:
         self._mask, self._pixel = mask, pixel
         self._widget: Any = None
+        self.painter: Any = None
+        self.probe: Any = None
+
+    @property
+    def mask(self) -> Float32[Tensor, "28 28"]:
+        """The present mask, 1 where visible."""
+        return self._mask if self.painter is None else self.painter.mask
+
+    @property
+    def pixel(self) -> tuple[int, int]:
+        """The pixel that is explained, (row, column)."""
+        return self._pixel if self.probe is None else self.probe.pixel
 
     @property
     def state(self) -> dict[str, Any]:
-        """The mask, as rows of text, and the pixel that is explained; JSON holds it. Setting it moves the widget."""
-        if self._widget is not None:
-            self._mask, self._pixel = self.painter.mask, self.probe.pixel
-        return {"mask": rows_of(self._mask), "row": self._pixel[0], "column": self._pixel[1]}
+        """Mask, as rows of text, and pixel: JSON holds it. Setting it (whole or in part) moves the widget too."""
+        return {"mask": rows_of(self.mask), "row": self.pixel[0], "column": self.pixel[1]}
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
+        unknown = state.keys() - self.state.keys()
+        if unknown:
+            raise ValueError(f"{self.title}: no {sorted(unknown)} in its state; there are {list(self.state)}")
         state = self.state | state
         self._mask, self._pixel = as_mask(state["mask"]), (state["row"], state["column"])
         if self._widget is not None:
@@ -422,120 +474,130 @@ class PaintedHole:
         return f"le.ui.explorables.locality_and_inpainting.painted_hole({arguments})"
 
     def look(self) -> View:
-        """Compute the two estimates for the present mask."""
-        return fill(as_mask(self.state["mask"]))
+        """Compute the two estimates behind the present mask."""
+        return fill(self.mask)
 
     def picture(self) -> Picture:
-        """Return the estimates and the ingredients of the pixel as one static `Picture`."""
-        view, y = self.look(), _measured(as_mask(self.state["mask"]))
-        above = compose(view, self.title)
-        estimator = _fillers(tuple(self.state["mask"]))[1]
-        below = probed(estimator, y, sigma=HOLE_SIGMA, k=LISTED, pixel=self._pixel)
-        return figures.stack([above.figure, below.figure], alt=f"{above.alt} {below.alt}")
+        """The estimates, and what the pixel is made of, as a static `Picture`."""
+        answer = compose(self.look(), self.title)
+        with one_thread():
+            told = probed(*_explained(self.mask), sigma=HOLE_SIGMA, k=LISTED, pixel=self.pixel)
+        return figures.stack([answer.figure, told.figure], alt=f"{answer.alt} {told.alt}")
 
     @property
     def widget(self) -> Any:
-        """The painter above the probe; ``None`` where only pictures work."""
+        """The painter above the probe, made when first asked for; ``None`` where only pictures work."""
         if self._widget is None and backend().name != "static":
-            import ipywidgets  # not there where only pictures work
+            import ipywidgets  # where only pictures work it is not there
 
-            from lemmse import ui
+            from lemmse.ui import MaskPainter, PixelProbe  # which ones depends on the environment
 
-            self.painter = ui.MaskPainter(self._mask, image=_hole_truth(), answer=fill, coarse=fill_coarsely)
-            self.probe = ui.PixelProbe(*self._explained(self._mask), sigma=HOLE_SIGMA, k=LISTED, pixel=self._pixel)
-            self.painter.observe(self._settled, names="settled")
-            self._widget = ipywidgets.VBox([self.painter, self.probe])
+            painter = MaskPainter(self._mask, image=_truth(HOLE_TRUTH), answer=fill, coarse=fill_coarsely)
+            with one_thread():
+                probe = PixelProbe(*_explained(self._mask), sigma=HOLE_SIGMA, k=LISTED, pixel=self._pixel)
+            painter.observe(self._settled, names="settled")
+            self.painter, self.probe, self._widget = painter, probe, ipywidgets.VBox([painter, probe])
         return self._widget
-
-    def _explained(self, mask: Float32[Tensor, "h w"]) -> tuple[LocalEquivariantMMSE, Tensor]:
-        return _fillers(tuple(rows_of(mask)))[1], _measured(mask)
 
     @one_thread()
     def _settled(self, change: Any) -> None:
-        self.probe.show(*self._explained(change["new"]), sigma=HOLE_SIGMA)
+        self.probe.show(*_explained(change["new"]), sigma=HOLE_SIGMA)
 
     def _ipython_display_(self) -> None:
-        if self.widget is None:
-            from IPython.display import display
+        if self.widget is not None:
+            publish(self.widget, self.picture())
+        else:
+            from IPython.display import display  # IPython is there when this is called
 
             display(self.picture())
-        else:
-            publish(self.widget, self.picture())
 
     def __repr__(self) -> str:
         """Its title and the line that restores its state."""
         return f"{self.title} | {self.state_line}"
 
 
-def _hole_truth() -> Float32[Tensor, "1 c h w"]:
-    return _truths()[[list(TRUTHS).index("boot")]]
+class _Fillers(NamedTuple):
+    """The two estimators of one mask: B = Id, which does not know the hole, and B = A⁺, which does."""
+
+    agnostic: LocalEquivariantMMSE
+    aware: LocalEquivariantMMSE
 
 
-def _measured(mask: Float32[Tensor, "h w"]) -> Float32[Tensor, "1 c h w"]:
-    x = _hole_truth()
-    return mask * x + HOLE_SIGMA * _noise(x)
+def _fillers(mask: Float32[Tensor, "28 28"]) -> _Fillers:
+    return _fillers_of(tuple(rows_of(mask)))
 
 
-@lru_cache(maxsize=8)
-def _fillers(rows: tuple[str, ...]) -> tuple[LocalEquivariantMMSE, LocalEquivariantMMSE]:
-    images, physics = data.fashion_mnist("train", HOLE_IMAGES), Inpainting(as_mask(list(rows)))
-    return (
-        LocalEquivariantMMSE(images, physics, HOLE_PATCH),
-        LocalEquivariantMMSE(images, physics, HOLE_PATCH, PseudoInverse(physics)),
-    )
+@lru_cache(maxsize=4)
+def _fillers_of(rows: tuple[str, ...]) -> _Fillers:
+    images, physics = data.fashion_mnist("train", HOLE_IMAGES), Inpainting(as_mask(rows))
+    aware = LocalEquivariantMMSE(images, physics, HOLE_PATCH, PseudoInverse(physics))
+    return _Fillers(LocalEquivariantMMSE(images, physics, HOLE_PATCH), aware)
+
+
+def _masked(mask: Float32[Tensor, "28 28"]) -> Float32[Tensor, "1 1 28 28"]:
+    x = _truth(HOLE_TRUTH)
+    return Inpainting(mask).A(x) + HOLE_SIGMA * _noise(x)
+
+
+def _explained(mask: Float32[Tensor, "28 28"]) -> tuple[LocalEquivariantMMSE, Float32[Tensor, "1 1 28 28"]]:
+    """Return what the probe explains: the estimator that knows the hole, and the measurement."""
+    return _fillers(mask).aware, _masked(mask)
 
 
 @one_thread()
-def fill(mask: Float32[Tensor, "h w"]) -> View:
-    """Return the estimates behind a mask with B = Id and with B = A⁺."""
-    x, y = _hole_truth(), _measured(mask)
-    agnostic, aware = _fillers(tuple(rows_of(mask)))
-    without, filled = agnostic(y, sigma=HOLE_SIGMA).mean, aware(y, sigma=HOLE_SIGMA).mean
+def fill(mask: Float32[Tensor, "28 28"]) -> View:
+    """Measure the image behind a mask and return the estimates with B = Id and with B = A⁺."""
+    x, y, (agnostic, aware) = _truth(HOLE_TRUTH), _masked(mask), _fillers(mask)
+    without, filled = (estimator(y, sigma=HOLE_SIGMA).mean for estimator in (agnostic, aware))
     hidden, blind = mask == 0, aware.ranks == 0
     return View(
         pictures={"x": x, "y": y, "x_hat, B = Id": without, "x_hat, B = A⁺": filled},
-        numbers={"blind pixels": int(blind.sum()), "patterns": len(aware.strata)},
+        numbers={"kinds of windows": len(aware.strata), "blind pixels": int(blind.sum())},
         sentence=_filled(hidden, blind, x, without, filled, len(aware.strata)),
     )
 
 
 @one_thread()
-def fill_coarsely(mask: Float32[Tensor, "h w"]) -> View:
-    """Return the estimate with B = Id alone, which is there before a brush has moved on."""
-    x, y = _hole_truth(), _measured(mask)
-    physics = Inpainting(mask)
-    without = LocalEquivariantMMSE(data.fashion_mnist("train", HOLE_IMAGES), physics, HOLE_PATCH)(y, sigma=HOLE_SIGMA)
+def fill_coarsely(mask: Float32[Tensor, "28 28"]) -> View:
+    """Return the estimate with B = Id from few images, which is there before the brush has moved on."""
+    images, y = data.fashion_mnist("train", FEW), _masked(mask)
+    estimator = LocalEquivariantMMSE(images, Inpainting(mask), HOLE_PATCH)
     return View(
-        pictures={"x": x, "y": y, "x_hat, B = Id": without.mean},
-        sentence="With B = Id for now; B = A⁺ follows once the brush rests.",
+        pictures={"x": _truth(HOLE_TRUTH), "y": y, "x_hat, B = Id": estimator(y, sigma=HOLE_SIGMA).mean},
+        sentence=f"Here B = Id with {FEW} of {HOLE_IMAGES} images; the rest follows when the brush rests.",
     )
 
 
 def _filled(
-    hidden: Bool[Tensor, "h w"], blind: Bool[Tensor, "h w"], x: Tensor, without: Tensor, filled: Tensor, patterns: int
+    hidden: Bool[Tensor, "h w"],
+    blind: Bool[Tensor, "h w"],
+    x: Float32[Tensor, "1 1 h w"],
+    agnostic: Float32[Tensor, "1 1 h w"],
+    aware: Float32[Tensor, "1 1 h w"],
+    kinds: int,
 ) -> str:
-    """Say what each estimate makes of the hole, and how many pixels see nothing."""
-    p = HOLE_PATCH
+    """Say which estimate fills the hole better, what its windows are compared with, and how many see nothing."""
     if not hidden.any():
-        psnr = metrics.psnr(filled, x).item()
-        return f"Nothing is hidden, so A = Id and B = A⁺ is B = Id: both denoise, at {psnr:.1f} dB."
-    colour = f"{filled[0, 0][blind].mean():.2f}" if blind.any() else ""
+        psnr = metrics.psnr(aware, x).item()
+        return f"Nothing is hidden: A = Id, so B = A⁺ is B = Id, and both denoise the whole image, to {psnr:.1f} dB."
+    colour = f"{aware[0, 0][blind].mean():.2f}" if blind.any() else ""
     if hidden.all():
         return (
-            "Everything is hidden: no window says anything, and both estimates are one constant colour, the mean of "
-            f"all training pixels, {colour}."
+            "Everything is hidden: no window holds anything of the image, and both estimates are one constant colour, "
+            f"{colour}, the mean of all training pixels."
         )
-    of_id, of_b = (metrics.psnr(each[..., hidden], x[..., hidden]).item() for each in (without, filled))
-    gain = of_b - of_id
-    verdict = (
-        f"{gain:.1f} dB nearer to the truth than"
-        if gain > EVEN
-        else f"{-gain:.1f} dB further from the truth than"
-        if gain < -EVEN
-        else "as near to the truth as"
-    )
-    seen = f"{int(blind.sum())} pixels see nothing in their {p} × {p} windows and share one colour, {colour}."
+    of_id, of_aware = (metrics.psnr(each[..., hidden], x[..., hidden]).item() for each in (agnostic, aware))
+    gain = of_aware - of_id
+    verdict = "is as good as B = Id"
+    if abs(gain) > EVEN:
+        verdict = f"{'wins' if gain > 0 else 'loses'} {abs(gain):.1f} dB {_over(gain)} B = Id"
+    count, window = int(blind.sum()), f"{HOLE_PATCH} × {HOLE_PATCH}"
+    if count == 0:
+        seen = "Every window sees something"
+    else:
+        pixels = "1 pixel sees nothing in its" if count == 1 else f"{count} pixels see nothing in their"
+        seen = f"{pixels} {window} window{'' if count == 1 else 's'}: one constant colour, {colour}"
     return (
-        f"In the hole, the estimate with B = A⁺ is {verdict} that with B = Id: windows show {patterns} patterns of "
-        f"visible pixels, and each is compared with its like. {seen if blind.any() else 'Every window sees something.'}"
+        f"In the hole, B = A⁺ {verdict}. It knows what is hidden and compares a window only with those that show the "
+        f"same pixels, of {kinds} kinds; B = Id cannot tell hidden from black. {seen}."
     )
