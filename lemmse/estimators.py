@@ -30,15 +30,21 @@ from .kernels import (
     Comparison,
     DiagonalComparison,
     Keys,
+    OneWhitener,
     RowComparison,
-    ScaledWindowComparison,
+    ScaledWindows,
+    SeveralWhiteners,
     ShiftedRowComparison,
     ShiftedValues,
     WindowComparison,
+    WindowQueries,
+    WindowTerm,
+    centre_of,
 )
 from .operators import apply_in_float64, as_operator, gram_whitener, rank, row_space_projector
-from .patches import centre_pixels, window_index
+from .patches import extract_patches, window_index, windows_at
 from .reductions import (
+    ArrayTerm,
     ArrayValues,
     Layout,
     Moments,
@@ -60,17 +66,14 @@ DEFAULT_MEMORY_LIMIT = 256 * 2**20
 PAIR_ENTRIES = 20
 """Numbers that a reduction holds at once for each pair of a query and an atom, at most (``TopImages``, in float64)."""
 
-TERM_ATOMS = 2**10
-"""Windows of training images in a term, at least those of one image ..."""
-
 TERM_PAIRS = 2**20
-"""... and pairs of a query's window with them, which set the number of queries."""
+"""Pairs of windows in a term of the local estimator: few enough to stay near the processor."""
+
+FEW_OF_ALL = 8
+"""Windows of fewer than one in so many pixels are gathered entry by entry, more of them as slices of the image."""
 
 CACHED_PAIRS = 2**19
 """Pairs of a query and a shifted image in a chunk: few enough to stay in a processor's cache, enough to fill it."""
-
-
-AnyWindowComparison = WindowComparison | ScaledWindowComparison
 
 
 @dataclass(frozen=True)
@@ -251,8 +254,7 @@ class _GlobalEstimator(Estimator):
     def _terms(self, y: Tensor, sigma: Tensor, listed: int, chunks: Iterator) -> Iterator[Term]:
         """Yield a term per chunk of images: r² and -r²/2σ² of all its atoms."""
         comparison = self._comparison
-        same_y = len(y) > 1 and y.stride(0) == 0
-        queries = comparison.queries(y[:1] if same_y else y)
+        queries = comparison.queries(y[:1] if _same(y) else y)
         scale = self._scale(sigma)[:, None]
         for (start, stop), _ in chunks:
             images = self._images(start, stop)
@@ -260,7 +262,7 @@ class _GlobalEstimator(Estimator):
             measured = partial(self._measure_some, images)
             d2 = comparison.refined_distances(queries, keys, measured, sigma=sigma, listed=listed)
             d2 = d2.to(self.dtype).expand(len(y), -1)
-            yield Term(scale * d2, d2, self._values(images), first_image=start, pixels=comparison.shifts)
+            yield ArrayTerm(scale * d2, d2, self._values(images), first_image=start, pixels=comparison.shifts)
 
     def _measure_some(self, images: Float[Tensor, "k c h w"], index: Int64[Tensor, " n"]) -> Float[Tensor, "n ..."]:
         return self._measure(images[index])
@@ -449,14 +451,22 @@ class LocalEquivariantMMSE(Estimator):
         self._v_dtype = self.dtype if plain else torch.float64  # whitening amplifies rounding
         self.window_index = index.to(self.device)
         v = self.pre_inverted(measured, self._v_dtype)
-        self._comparisons = [self._comparison_of(stratum, v) for stratum in self.strata]
+        self._colour = centre_of(v) if plain else torch.zeros_like(v[0, :, :1, :1])  # small entries of B y keep digits
+        sample = self._centred(measured)
+        self._comparisons = [self._comparison_of(stratum, sample) for stratum in self.strata]
         self._keys = self._stored_keys() if isinstance(self.images, Tensor) else None
+        self._rows = self._stored_rows()
 
-    def _comparison_of(self, stratum: Stratum, v: Float[Tensor, "k c h w"]) -> AnyWindowComparison:
+    def _comparison_of(self, stratum: Stratum, sample: Float[Tensor, "k c h w"]) -> WindowComparison:
         if len(stratum.classes) > 1 and not stratum.mixes:
-            scales = stratum.scales()
-            return ScaledWindowComparison(stratum.pixels, stratum.kept, scales, self.window_index, self.dtype)
-        return WindowComparison(stratum.classes, self.window_index, v, self.dtype)
+            pixels, scales = stratum.pixels.to(self.device), stratum.scales().to(self.device)
+            return ScaledWindows(pixels, stratum.kept, scales, self.dtype)
+        classes = []
+        for member in stratum.classes:
+            pixels = member.pixels.to(self.device)
+            centre = windows_at(sample, self.window_index[pixels]).mean((0, 1)) if stratum.mixes else None
+            classes.append(OneWhitener(pixels, member.whitener, centre, self.dtype))
+        return classes[0] if len(classes) == 1 else SeveralWhiteners(classes)
 
     @property
     def plan(self) -> Plan:
@@ -481,56 +491,98 @@ class LocalEquivariantMMSE(Estimator):
         return self.ranks
 
     def _reduced(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Posterior | Moments | Sources | Any:
-        """Reduce blocks of the pixels of each stratum, and put the pixels back in their order."""
+        """Reduce as many measurements at a time as the memory limit allows."""
+        h, w = self.images.shape[2:]
+        size = len(y) if _same(y) else self._measurements_at_once
+        states = [self._state(*each, reduction) for each in zip(y.split(size), sigma.split(size), strict=True)]
+        return reduction.finish(join(states), self._layout((len(y), h, w)))
+
+    def _state(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Any:
+        """Reduce blocks of the pixels of each stratum, and return the state of all pixels in their order."""
         b, (h, w) = len(y), self.images.shape[2:]
-        v = self.pre_inverted(y[:1] if b > 1 and y.stride(0) == 0 else y, self._v_dtype)
-        blocks = [comparison.pixels.split(self._pixels_at_once(comparison, b)) for comparison in self._comparisons]
-        states = [[reduction.start(self._layout((b * len(pixels),))) for pixels in each] for each in blocks]
+        shared = -2 * self._scale(sigma) if _same(y) else None
+        factor = torch.ones_like(shared[:1]) if _same(y) else -2 * self._scale(sigma)
+        v = self._centred(y[:1] if _same(y) else y)
+        blocks = [self._blocks(comparison, v, factor) for comparison in self._comparisons]
+        states = [[reduction.start(self._layout((b * len(pixels),))) for pixels, _ in each] for each in blocks]
         chunks = self._chunks()
         steps = progress(range(len(chunks) * len(blocks)), description=type(self).__name__, unit="stratum")
         for start, stop in chunks:
             images = self._images(start, stop)
-            keys = self._make_keys(images) if self._keys is None else self._keys[start:stop]
-            for comparison, pixels, state, _ in zip(self._comparisons, blocks, states, steps, strict=False):
-                queries = [comparison.queries(v, each) for each in pixels]
-                for at in range(0, len(images), size := self._images_at_once(comparison)):
-                    rows = comparison.keys(keys[at : at + size])
-                    values = ArrayValues(centre_pixels(images[at : at + size])[:, comparison.pixels].flatten(0, 1))
-                    for i, windows in enumerate(queries):
-                        d2 = comparison.squared_distances(windows, rows).unflatten(0, (len(v), -1))
-                        state[i] = reduction.update(state[i], self._term(comparison, d2, sigma, values, start + at))
+            keys = self._centred(self._measure(images)) if self._keys is None else self._keys[start:stop]
+            for i, _ in zip(range(len(blocks)), steps, strict=False):
+                comparison = self._comparisons[i]
+                for at, rows, columns in self._groups(i, images, keys):
+                    facts = {"inverse_variances": shared, "first_image": start + at}
+                    for j, (_, queries) in enumerate(blocks[i]):
+                        scores = comparison.scores(queries, rows)
+                        term = WindowTerm(scores, queries, comparison, columns, **facts)
+                        states[i][j] = reduction.update(states[i][j], term)
         first_pixels = torch.arange(b, device=self.device)[:, None] * h * w
-        place = torch.cat([(first_pixels + pixels).flatten() for of_stratum in blocks for pixels in of_stratum])
+        place = torch.cat([(first_pixels + pixels).flatten() for of_stratum in blocks for pixels, _ in of_stratum])
         joined = join([state for of_stratum in states for state in of_stratum])
-        ordered = type(joined)(*(x[place.argsort()] for x in joined))
-        return reduction.finish(ordered, self._layout((b, h, w)))
+        return type(joined)(*(x[place.argsort()] for x in joined))
 
-    def _term(
-        self,
-        comparison: AnyWindowComparison,
-        d2: Float[Tensor, "n m k s"],
-        sigma: Float64[Tensor, " b"],
-        values: Values,
-        first_image: int,
-    ) -> Term:
-        """Return the term of m pixels and k images; distances are of one v for all sigmas (n = 1), or one each."""
-        d2 = d2.expand(len(sigma), -1, -1, -1)
-        log_weights = self._scale(sigma)[:, None, None, None] * d2 - comparison.half_log_pdet
-        flat = (each.flatten(2).flatten(0, 1) for each in (log_weights, d2))
-        return Term(*flat, values, first_image=first_image, pixels=comparison.pixels)
+    def _blocks(
+        self, comparison: WindowComparison, v: Float[Tensor, "b c h w"], factor: Float[Tensor, " b"]
+    ) -> list[tuple[Int64[Tensor, " m"], WindowQueries]]:
+        """Return the pixels of a stratum in blocks, with the windows of all measurements around them as queries."""
+        atoms = self._images_at_once(comparison) * len(comparison.pixels)
+        size = max(1, self._pairs_at_once // (atoms * len(v)))
+        queries = []
+        for pixels in comparison.pixels.split(size):
+            windows = windows_at(v, self.window_index[pixels])
+            queries.append((pixels, comparison.queries(windows.flatten(0, 1), factor.repeat_interleave(len(pixels)))))
+        return queries
+
+    def _groups(
+        self, stratum: int, images: Float[Tensor, "k c h w"], keys: Float[Tensor, "k c h w"] | None
+    ) -> Iterator[tuple[int, Any, Float[Tensor, "c1 K"]]]:
+        """Yield the first of a few images, and keys and columns of the windows of a stratum in them."""
+        comparison = self._comparisons[stratum]
+        size = self._images_at_once(comparison)
+        for group, at in enumerate(range(0, len(images), size)):
+            if self._rows is not None and self._rows[stratum] is not None:
+                rows = self._rows[stratum][group]
+            else:
+                rows = comparison.keys(self._windows(comparison, keys[at : at + size]))
+            values = images[at : at + size].flatten(2)[..., comparison.pixels].movedim(1, 0).flatten(1)
+            yield at, rows, torch.cat([values, torch.ones_like(values[:1])])
+
+    def _windows(self, comparison: WindowComparison, v: Float[Tensor, "k c h w"]) -> Float[Tensor, "k s d"]:
+        """Return the windows around the pixels of a stratum: slices where they are many, else entry by entry."""
+        pixels, count = comparison.pixels, len(self.window_index)
+        if FEW_OF_ALL * len(pixels) < count:
+            return windows_at(v, self.window_index[pixels])
+        windows = extract_patches(v, self.patch_size, self.boundary)
+        return windows if len(pixels) == count else windows[:, pixels]
+
+    def _centred(self, measurements: Float[Tensor, "k ..."]) -> Float[Tensor, "k c_v h w"]:
+        """Return B of measurements less one colour, in float64 where whitening amplifies rounding."""
+        return self.pre_inverted(measurements, self._v_dtype) - self._colour
 
     def _layout(self, query_shape: tuple[int, ...]) -> Layout:
         return Layout(query_shape, tuple(self.images.shape[1:2]), self.dtype, self.device, has_pixels=True)
 
-    def _make_keys(self, images: Float[Tensor, "k c h w"]) -> Float[Tensor, "k c_v h w"]:
-        """Return B A x, in float64 where whitening amplifies rounding."""
-        return self.pre_inverted(self._measure(images), self._v_dtype)
-
-    def _stored_keys(self) -> Float[Tensor, "D c h w"]:
+    def _stored_keys(self) -> Float[Tensor, "D c_v h w"]:
         """Compute B A x of all images once and return them."""
         step = max(1, self.memory_limit // (8 * self._image_entries))
         parts = progress(self.images.split(step), description=type(self).__name__, unit="chunk")
-        return torch.cat([self._make_keys(images) for images in parts])
+        return torch.cat([self._centred(self._measure(images)) for images in parts])
+
+    def _stored_rows(self) -> list[list[Any] | None] | None:
+        """Whiten the windows of all images once, where that costs products and the memory limit holds them."""
+        if self._keys is None:
+            return None
+        count, itemsize = len(self.images), self.dtype.itemsize
+        costs = [each.key_entries * len(each.pixels) for each in self._comparisons]
+        if not any(stratum.mixes for stratum in self.strata) or sum(costs) * count * itemsize > self.memory_limit:
+            return None
+        kept = []
+        for comparison in progress(self._comparisons, description=type(self).__name__, unit="stratum"):
+            groups = self._keys.split(self._images_at_once(comparison))
+            kept.append([comparison.keys(self._windows(comparison, keys)) for keys in groups])
+        return kept
 
     @property
     def _image_entries(self) -> int:
@@ -544,18 +596,28 @@ class LocalEquivariantMMSE(Estimator):
         size = count if self._keys is not None else self.chunk_size or max(1, room // self._image_entries)
         return [(start, min(start + size, count)) for start in range(0, count, size)]
 
-    def _images_at_once(self, comparison: AnyWindowComparison) -> int:
+    def _images_at_once(self, comparison: WindowComparison) -> int:
         """Return how many images' windows of a stratum make a term."""
-        return self.chunk_size or max(1, min(TERM_ATOMS, self._pairs_at_once) // len(comparison.pixels))
+        if self.chunk_size is not None:
+            return self.chunk_size
+        room = self.memory_limit // (4 * self.dtype.itemsize * comparison.key_entries)
+        atoms = min(comparison.atoms_at_once, self._pairs_at_once, room)
+        return min(self.images.shape[0], max(1, atoms // len(comparison.pixels)))
 
-    def _pixels_at_once(self, comparison: AnyWindowComparison, n_queries: int) -> int:
-        """Return how many pixels of every query make a block."""
-        atoms = self._images_at_once(comparison) * len(comparison.pixels)
-        return max(1, self._pairs_at_once // (atoms * n_queries))
+    @property
+    def _measurements_at_once(self) -> int:
+        """Return how many measurements' windows fit into the memory limit."""
+        entries = sum(comparison.key_entries * len(comparison.pixels) for comparison in self._comparisons)
+        return max(1, self.memory_limit // (4 * self._v_dtype.itemsize * entries))
 
     @property
     def _pairs_at_once(self) -> int:
         return min(TERM_PAIRS, self.memory_limit // (PAIR_ENTRIES * self.dtype.itemsize))
+
+
+def _same(y: Tensor) -> bool:
+    """Return whether a batch is one measurement, expanded."""
+    return len(y) > 1 and y.stride(0) == 0
 
 
 def _kept(keys: Keys | Tensor | None) -> str:

@@ -54,16 +54,25 @@ def check_patch_size(patch_size: int, h: int, w: int) -> None:
         )
 
 
-def extract_patches(x: Float[Tensor, "b c h w"], patch_size: int) -> Float[Tensor, "b n d"]:
-    """Cut the circular window around every pixel and return Π_n x for all n, shape (b, h·w, c·patch_size²).
+def _check_boundary(boundary: str) -> None:
+    if boundary not in BOUNDARIES:
+        raise ValueError(f"boundary is one of {', '.join(map(repr, BOUNDARIES))}: got {boundary!r}.")
+
+
+def extract_patches(x: Float[Tensor, "b c h w"], patch_size: int, boundary: str = "circular") -> Float[Tensor, "b n d"]:
+    """Cut the window around every pixel and return Π_n x for all n, shape (b, h·w, c·patch_size²).
 
     Pixels n run row-major; inside a window the channel is the slowest axis, then row, then column. Windows wrap
-    around the border (S5). Raises ``ValueError`` for an even or too large ``patch_size``.
+    around the border, or find zeros beyond a ``"zero"`` boundary (S5). Raises ``ValueError`` for an even or too large
+    ``patch_size`` and for an unknown boundary.
     """
     check_patch_size(patch_size, *x.shape[-2:])
+    _check_boundary(boundary)
     half = patch_size // 2
-    padded = torch.nn.functional.pad(x, (half, half, half, half), mode="circular")
-    return torch.nn.functional.unfold(padded, patch_size).transpose(1, 2)
+    mode = "circular" if boundary == "circular" else "constant"
+    padded = torch.nn.functional.pad(x, (half, half, half, half), mode=mode)
+    windows = padded.unfold(2, patch_size, 1).unfold(3, patch_size, 1)  # (b, c, h, w, p, p), a view
+    return windows.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
 
 
 def centre_pixels(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
@@ -77,8 +86,7 @@ def window_index(h: int, w: int, patch_size: int, boundary: str = "circular") ->
     Raises ``ValueError`` for an even or too large ``patch_size`` and for an unknown boundary.
     """
     check_patch_size(patch_size, h, w)
-    if boundary not in BOUNDARIES:
-        raise ValueError(f"boundary is one of {', '.join(map(repr, BOUNDARIES))}: got {boundary!r}.")
+    _check_boundary(boundary)
     steps = torch.arange(patch_size) - patch_size // 2
     rows, columns = torch.arange(h)[:, None] + steps, torch.arange(w)[:, None] + steps
     index = (rows % h)[:, None, :, None] * w + (columns % w)[None, :, None, :]

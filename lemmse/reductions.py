@@ -10,9 +10,11 @@ even where log-weights are so large that float32 could not tell L from L + ln 2.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from functools import cached_property
+from typing import NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -21,6 +23,7 @@ from torch import Tensor
 from ._types import LOG_WEIGHT_FLOOR
 
 __all__ = [
+    "ArrayTerm",
     "ArrayValues",
     "Layout",
     "Moments",
@@ -36,6 +39,7 @@ __all__ = [
     "accumulate",
     "join",
     "reduce",
+    "weighted_mean",
 ]
 
 
@@ -86,15 +90,44 @@ class ArrayValues:
         return weights, values
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(ABC):
     """A chunk of K atoms as q queries see it.
 
     ``log_weights`` (q, K) in nats, unnormalised, including ``log_multiplicity``; ``squared_distances`` (q, K);
     ``log_multiplicity`` (K,) where identical atoms were merged, else ``None``. A chunk holds whole images: atom k
     belongs to image ``first_image + k // atoms_per_image`` and, where ``pixels`` is given, to the pixel (or shift)
-    ``pixels[k % atoms_per_image]``.
+    ``pixels[k % atoms_per_image]``. A term may hold less than these arrays and make them for reductions that ask.
     """
+
+    log_weights: Float[Tensor, "q K"]
+    squared_distances: Float[Tensor, "q K"]
+    values: Values
+    first_image: int
+    log_multiplicity: Float[Tensor, " K"] | None
+    pixels: Int64[Tensor, " p"] | None
+
+    @property
+    def atoms_per_image(self) -> int:
+        """Return the number of atoms that each image contributes."""
+        return 1 if self.pixels is None else len(self.pixels)
+
+    @property
+    @abstractmethod
+    def peak(self) -> Float[Tensor, " q"]:
+        """Return the largest log-weight that each query sees."""
+
+    @abstractmethod
+    def mean(self, floor: Float[Tensor, " q"]) -> tuple[Float[Tensor, " q"], Float[Tensor, "q ..."]]:
+        """Return the sum of the weights in units of the peak, and the weighted mean of the values.
+
+        Both may be zero for a query whose ``peak`` is below its ``floor``: there the term has no share.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class ArrayTerm(Term):
+    """A term whose log-weights and distances are held in memory."""
 
     log_weights: Float[Tensor, "q K"]
     squared_distances: Float[Tensor, "q K"]
@@ -103,15 +136,14 @@ class Term:
     log_multiplicity: Float[Tensor, " K"] | None = None
     pixels: Int64[Tensor, " p"] | None = None
 
-    @property
-    def atoms_per_image(self) -> int:
-        """Return the number of atoms that each image contributes."""
-        return 1 if self.pixels is None else len(self.pixels)
-
-    @property
+    @cached_property
     def peak(self) -> Float[Tensor, " q"]:
         """Return the largest log-weight that each query sees."""
         return self.log_weights.amax(1).detach()
+
+    def mean(self, floor: Float[Tensor, " q"]) -> tuple[Float[Tensor, " q"], Float[Tensor, "q ..."]]:
+        """Return the sum of the weights in units of the peak, and the weighted mean of the values."""
+        return weighted_mean(self.peak, self.log_weights, self.values)
 
 
 @dataclass(frozen=True)
@@ -203,6 +235,15 @@ def _in_units_of(peak: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor, Ten
     if not peak.isfinite().all():
         u = u * peak.isfinite()[:, None]
     return u, u.sum(1), relative
+
+
+def weighted_mean(
+    peak: Float[Tensor, " q"], log_weights: Float[Tensor, "q K"], values: Values
+) -> tuple[Float[Tensor, " q"], Float[Tensor, "q ..."]]:
+    """Return the sum of the weights in units of their peak, and the weighted mean of the values."""
+    u, mass, _ = _in_units_of(peak, log_weights)
+    total = values.weighted_sum(u)
+    return mass, total / _column(_or_one(mass), total)
 
 
 def _count_for_nothing(peak: Tensor, state) -> bool:
@@ -314,9 +355,7 @@ class PosteriorMean:
         peak = term.peak
         if _count_for_nothing(peak, state):
             return state
-        u, mass, _ = _in_units_of(peak, term.log_weights)
-        total = term.values.weighted_sum(u)
-        return self.merge(state, _MeanState(peak, mass, total / _column(_or_one(mass), total)))
+        return self.merge(state, _MeanState(peak, *term.mean(state.peak + LOG_WEIGHT_FLOOR)))
 
     def merge(self, state_1: _MeanState, state_2: _MeanState) -> _MeanState:
         """Return the state of the union of two disjoint sets of atoms (S12.6)."""

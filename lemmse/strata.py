@@ -133,20 +133,17 @@ class Mixing(Whitener):
 
     def __init__(self, u: Float64[Tensor, "d s"], s: Float64[Tensor, " s"], largest: float, channels: int = 1):
         kept = s > RANK_RTOL * largest
-        self.u, self.channels = u[:, kept], channels
-        self.matrix = (self.u / s[kept]).T
+        self.channels, self.variances = channels, s[kept].square()
+        self.matrix = (u[:, kept] / s[kept]).T
         self.rank, self.log_pdet = channels * int(kept.sum()), channels * 2 * float(s[kept].log().sum())
 
     def __call__(self, windows: Float[Tensor, "... d"]) -> Float[Tensor, "... r"]:
         """Return the products with S⁻¹Uᵀ."""
-        return self._of_channels(windows, self.matrix.T)
+        return (windows.unflatten(-1, (self.channels, -1)) @ self.matrix.T.to(windows)).flatten(-2)
 
     def project(self, windows: Float64[Tensor, "... d"]) -> Float64[Tensor, "... d"]:
         """Return U Uᵀ of every window."""
-        return self._of_channels(self._of_channels(windows, self.u), self.u.T)
-
-    def _of_channels(self, windows: Tensor, matrix: Tensor) -> Tensor:
-        return (windows.unflatten(-1, (self.channels, -1)) @ matrix.to(windows)).flatten(-2)
+        return ((self(windows).unflatten(-1, (self.channels, -1)) * self.variances) @ self.matrix).flatten(-2)
 
 
 @dataclass(frozen=True)

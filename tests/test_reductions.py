@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import lemmse as le
 from lemmse._types import LOG_WEIGHT_FLOOR
-from lemmse.reductions import ArrayValues, Layout, Term, _heaviest_indices, reduce
+from lemmse.reductions import ArrayTerm, ArrayValues, Layout, _heaviest_indices, reduce
 from reference import entropy
 
 Q, D, P, SHAPE, SIGMA = 3, 11, 4, (2, 5, 7), 0.7
@@ -29,7 +29,7 @@ def terms(d2, values, cuts, sigma=SIGMA):
     """The same atoms, cut into chunks."""
     edges = [0, *cuts, len(values)]
     return [
-        Term(-d2[:, a:b] / (2 * sigma**2), d2[:, a:b], ArrayValues(values[a:b]), first_image=a)
+        ArrayTerm(-d2[:, a:b] / (2 * sigma**2), d2[:, a:b], ArrayValues(values[a:b]), first_image=a)
         for a, b in itertools.pairwise(edges)
     ]
 
@@ -131,7 +131,9 @@ def pixel_terms(d2, values, image_cuts):
     """Atoms (image, pixel), P pixels an image; whole images in a chunk."""
     edges = [0, *image_cuts, len(values)]
     return [
-        Term(-d2[:, a:b].flatten(1), d2[:, a:b].flatten(1), ArrayValues(values[a:b].flatten(0, 1)), a, pixels=PIXELS)
+        ArrayTerm(
+            -d2[:, a:b].flatten(1), d2[:, a:b].flatten(1), ArrayValues(values[a:b].flatten(0, 1)), a, pixels=PIXELS
+        )
         for a, b in itertools.pairwise(edges)
     ]
 
@@ -164,7 +166,7 @@ def test_shards_that_split_an_image_keep_the_order_of_pixels():
     values = torch.rand(1, P, 2, dtype=torch.float64)
     layout = Layout((Q,), (2,), torch.float64, torch.device("cpu"), has_pixels=True)
     shards = [
-        Term(-d2[:, 0, part], d2[:, 0, part], ArrayValues(values[0, part]), first_image=5, pixels=PIXELS[part])
+        ArrayTerm(-d2[:, 0, part], d2[:, 0, part], ArrayValues(values[0, part]), first_image=5, pixels=PIXELS[part])
         for part in ([2, 3], [0, 1])
     ]
     sources = reduce(shards, le.TopSources(3), layout)
@@ -177,7 +179,7 @@ def test_a_chunk_without_admissible_atoms_changes_nothing(reduction):
     """Log-weights of -inf, for some queries or for all of a chunk."""
     d2, values = problem(10)
     chunks = terms(d2, values, [4])
-    nothing = Term(torch.full_like(d2, -torch.inf), d2, ArrayValues(values), first_image=D)
+    nothing = ArrayTerm(torch.full_like(d2, -torch.inf), d2, ArrayValues(values), first_image=D)
     wanted = vars(reduce(chunks, reduction, LAYOUT))
     for order in ([*chunks, nothing], [nothing, *chunks]):
         for name, value in vars(reduce(order, reduction, LAYOUT)).items():
@@ -187,7 +189,7 @@ def test_a_chunk_without_admissible_atoms_changes_nothing(reduction):
         assert value is None or not value.isnan().any()
     half = chunks[1].log_weights.clone()
     half[0] = -torch.inf
-    mixed = [chunks[0], Term(half, chunks[1].squared_distances, chunks[1].values, first_image=4)]
+    mixed = [chunks[0], ArrayTerm(half, chunks[1].squared_distances, chunks[1].values, first_image=4)]
     alone = reduce(chunks[:1], le.PosteriorMean(), LAYOUT)
     both = reduce(mixed, le.PosteriorMean(), LAYOUT)
     torch.testing.assert_close(both.mean[0], alone.mean[0], rtol=1e-13, atol=1e-13)
@@ -234,7 +236,7 @@ def test_merged_duplicates_count_as_originals():
     m = torch.tensor([1, 2, 3, 1, 1, 4, 1, 1, 2, 1, 1])
     original = terms(d2.repeat_interleave(m, 1), values.repeat_interleave(m, 0), [3])
     log_m = m.double().log()
-    merged = Term(-d2 / (2 * SIGMA**2) + log_m, d2, ArrayValues(values), 0, log_m)
+    merged = ArrayTerm(-d2 / (2 * SIGMA**2) + log_m, d2, ArrayValues(values), 0, log_m)
     a = reduce(original, le.PosteriorMoments(), LAYOUT)
     b = reduce([merged], le.PosteriorMoments(), LAYOUT)
     for name in ("mean", "log_partition", "variance", "entropy", "log_max_weight", "mean_squared_residual"):
@@ -272,7 +274,7 @@ def test_clamp_moves_the_mean_by_less_than_its_stated_bound(shape):
     log_weights = torch.full((Q, D), -1e9, dtype=torch.float64)
     log_weights[:, 0] = 0
     layout = Layout((Q,), shape, torch.float64, torch.device("cpu"))
-    mean = reduce([Term(log_weights, -2 * log_weights, ArrayValues(values), 0)], le.PosteriorMean(), layout).mean
+    mean = reduce([ArrayTerm(log_weights, -2 * log_weights, ArrayValues(values), 0)], le.PosteriorMean(), layout).mean
     assert mean.max() <= D * math.exp(LOG_WEIGHT_FLOOR)
 
 
@@ -333,7 +335,7 @@ class TestTheTestsFail:
         d2[:, 10] = 0  # the last image, in the short chunk, wins
         chunks = terms(d2, values, [5, 10])
         wrong = [
-            Term(t.log_weights, t.squared_distances, t.values, first_image=i * t.log_weights.shape[1])
+            ArrayTerm(t.log_weights, t.squared_distances, t.values, first_image=i * t.log_weights.shape[1])
             for i, t in enumerate(chunks)
         ]
         assert reduce(chunks, le.TopSources(1), LAYOUT).image.flatten().tolist() == [10] * Q
