@@ -3,9 +3,9 @@
 import argparse
 from importlib import import_module
 
-from .table import REPEATS, machine, measure
+from .table import REPEATS, machine
 
-TOPICS = ("mmse", "equivariant")
+TOPICS = ("mmse", "equivariant", "local", "precision")
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     missed = []
     for topic in asked.topics or TOPICS:
         for group in import_module(f".{topic}", __package__).GROUPS:
-            table = measure(group, repeats=asked.repeats, threads=asked.threads)
+            table = group.measured(repeats=asked.repeats, threads=asked.threads)
             print(f"\n{table.markdown() if asked.markdown else table}", flush=True)
             missed += table.missed
     print("\nTargets missed:", *(missed or ["none"]), sep="\n  ")

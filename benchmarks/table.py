@@ -1,9 +1,10 @@
 """Tables of measured time and memory: how cases are run, and how their numbers are laid out.
 
-A topic is a module with a list ``GROUPS``. A group is a problem and its cases, the first of which is the reference that
-the others are divided by. Every case lives in a fresh process of its own, so that none inherits memory or warm caches
-from another, and the cases of a group take turns, run by run, so that a machine with other work slows all of them
-alike: ratios within a group travel better, between runs and between machines, than seconds do.
+A topic is a module with a list ``GROUPS``, each of which can be ``measured``. A group is a problem and its cases, the
+first of which is the reference that the others are divided by. Every case lives in a fresh process of its own, so that
+none inherits memory or warm caches from another, and the cases of a group take turns, run by run, so that a machine
+with other work slows all of them alike: ratios within a group travel better, between runs and between machines, than
+seconds do.
 
 What crosses to another process is pickled: ``load`` and ``prepare`` are functions of a module, or partials of them.
 """
@@ -24,7 +25,20 @@ from typing import Any, Literal
 
 import torch
 
-__all__ = ["Case", "Group", "Row", "Table", "Target", "at_least", "at_most", "machine", "measure"]
+__all__ = [
+    "Case",
+    "Group",
+    "Row",
+    "Table",
+    "Target",
+    "Work",
+    "aligned",
+    "at_least",
+    "at_most",
+    "in_markdown",
+    "machine",
+    "measure",
+]
 
 PATIENCE = 20.0
 """Seconds after which a slow case is not run again, once it has been run FEWEST times."""
@@ -93,11 +107,28 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a run gets through: so many of a unit. The table then says how many a second."""
+
+    count: float
+    unit: str
+
+    def rate(self, seconds: float) -> str:
+        """Return millions per second in three digits."""
+        return f"{self.count / seconds / 1e6:.3g} M"
+
+
+@dataclass(frozen=True)
 class Group:
     """Cases on one problem, ``load()``, whose ``str`` describes it; the first case is the reference."""
 
     load: Callable[[], Any]
     cases: tuple[Case, ...]
+    work: Work | None = None
+
+    def measured(self, *, repeats: int, threads: int | None) -> "Table":
+        """Return the table of the group."""
+        return measure(self, repeats=repeats, threads=threads)
 
 
 @dataclass(frozen=True)
@@ -144,8 +175,10 @@ class Table:
 
     title: str
     rows: tuple[Row, ...]
+    work: Work | None = None
 
     HEADER = ("case", "set-up", "median", "fastest – slowest", "runs", "ratio", "MB", "difference", "targets")
+    AFTER_RATIO = HEADER.index("ratio") + 1
 
     @property
     def missed(self) -> list[str]:
@@ -157,24 +190,42 @@ class Table:
             if target.met(row) is False
         ]
 
+    def cells(self) -> list[list[str]]:
+        """Return header and rows as text; the work per second, where it is known, stands after the ratio."""
+        lines = [list(self.HEADER), *(row.cells() for row in self.rows)]
+        if self.work is not None:
+            rates = [f"{self.work.unit}/s", *(self.work.rate(row.seconds) for row in self.rows)]
+            for line, rate in zip(lines, rates, strict=True):
+                line.insert(self.AFTER_RATIO, rate)
+        return lines
+
     def __str__(self) -> str:
-        cells = [list(self.HEADER), *(row.cells() for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        last = len(widths) - 1
-        lines = [
-            "   ".join(
-                cell.ljust(width) if at in (0, last) else cell.rjust(width)
-                for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in cells
-        ]
-        return "\n".join([self.title, *lines])
+        return aligned(self.title, self.cells())
 
     def markdown(self) -> str:
         """Return the table in Markdown, under a heading."""
-        rule = ["---", *["---:"] * (len(self.HEADER) - 2), "---"]
-        cells = [self.HEADER, rule, *(row.cells() for row in self.rows)]
-        return "\n".join([f"### {self.title}", "", *("| " + " | ".join(row) + " |" for row in cells)])
+        return in_markdown(self.title, self.cells())
+
+
+def aligned(title: str, cells: list[list[str]]) -> str:
+    """Return a title over rows of text, the first and the last column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    last = len(widths) - 1
+    lines = [
+        "   ".join(
+            cell.ljust(width) if at in (0, last) else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+    return "\n".join([title, *lines])
+
+
+def in_markdown(title: str, cells: list[list[str]]) -> str:
+    """Return a heading over a table in Markdown, whose first row is its header."""
+    header, *rows = cells
+    rule = ["---", *["---:"] * (len(header) - 2), "---"]
+    return "\n".join([f"### {title}", "", *("| " + " | ".join(row) + " |" for row in [header, rule, *rows])])
 
 
 def _duration(seconds: float) -> str:
@@ -224,6 +275,7 @@ def measure(group: Group, *, repeats: int = REPEATS, threads: int | None = None)
             )
             for at, case in enumerate(group.cases)
         ),
+        group.work,
     )
 
 
