@@ -44,9 +44,14 @@ EVEN = 0.1  # dB below which two estimates count as equally good
 
 
 @lru_cache
+def _images(count: int) -> Float32[Tensor, "D 1 h w"]:
+    return data.fashion_mnist("train", count)
+
+
+@lru_cache
 def _truth(image: str) -> Float32[Tensor, "1 1 h w"]:
     if image == MEMBER:
-        return data.fashion_mnist("train", NUMBER + 1)[NUMBER:]
+        return _images(NUMBER + 1)[NUMBER:]
     return data.fashion_mnist("test", TRUTHS[image] + 1)[TRUTHS[image] :]
 
 
@@ -111,7 +116,7 @@ class _Denoised(NamedTuple):
 
 @lru_cache(maxsize=18)
 def _denoiser(count: int, patch_size: int, halved: bool) -> LocalEquivariantMMSE:
-    images = data.fashion_mnist("train", count)
+    images = _images(count)
     return LocalEquivariantMMSE(_halved(images) if halved else images, Denoising(), patch_size)
 
 
@@ -141,7 +146,7 @@ def patch_coarsely(sigma: float, patch_size: int, count: int, image: str) -> Vie
 
 def _patchwork_view(found: _Denoised, count: int, before: str) -> View:
     x, y, x_hat, owner, sources = found
-    images = data.fashion_mnist("train", count)
+    images = _images(count)
     owned = torch.bincount(owner[owner >= 0], minlength=count)
     first = owned.argsort(descending=True, stable=True)[: len(OWNERS)].tolist()
     portraits = {
@@ -299,7 +304,7 @@ class _Prepared(NamedTuple):
 @lru_cache(maxsize=48)
 @one_thread()
 def _prepared(operator: str, pre_inverse: str, patch_size: int) -> _Prepared:
-    images = _halved(data.fashion_mnist("train", PRICE_IMAGES))
+    images = _halved(_images(PRICE_IMAGES))
     estimator = LocalEquivariantMMSE(images, OPERATORS[operator], patch_size, inverse_of(operator, pre_inverse))
     atoms = torch.empty(HALF**2, dtype=torch.int64)
     for stratum in estimator.strata:
@@ -352,7 +357,7 @@ def price(operator: str, pre_inverse: str, sigma: float, patch_size: int, image:
     return View(
         pictures=pictures,
         numbers={f"{name}, mean": counts.mean().item() for name, counts in alike.items()} | ({} if same else compared),
-        notes=dict.fromkeys(alike, "powers of ten"),
+        notes=dict.fromkeys(alike, "powers of ten") | {"amplification": f"mean {_number(amplified.mean().item())}"},
         sentence=_alone(plain) if same else _compared(pre_inverse, plain, chosen, B),
     )
 
@@ -371,7 +376,7 @@ def _compared(pre_inverse: str, plain: _Answer, chosen: _Answer, B: _Prepared) -
     verdict = f"B = {pre_inverse} is as good as B = Id"
     if abs(gain) > EVEN:
         verdict = f"B = {pre_inverse} {'wins' if gain > 0 else 'loses'} {abs(gain):.1f} dB {_over(gain)} B = Id"
-    without = "neither would be better"
+    without = "they would tie"
     if abs(aside) > EVEN:
         without = f"it would {'win' if aside > 0 else 'lose'} {abs(aside):.1f} dB"
     amplified, alone = B.amplification, (B.amplification - 1).abs().max() < UNIFORM
@@ -432,12 +437,14 @@ class PaintedHole:
 
     Shown as a static picture and, where widgets work, as a ``painter`` (`MaskPainter`) above a ``probe`` (`PixelProbe`)
     in its place. ``state`` is JSON, ``state_line`` the line of Python that makes this again.
+
+    Raises ``ValueError`` for a mask of another size and a pixel outside the image.
     """
 
     title = "Paint the hole"
 
-    def __init__(self, mask: Float32[Tensor, "28 28"], pixel: tuple[int, int]) -> None:
-        self._mask, self._pixel = mask, pixel
+    def __init__(self, mask: Float32[Tensor, "h w"], pixel: tuple[int, int]) -> None:
+        self._mask, self._pixel = _checked(mask, pixel)
         self._widget: Any = None
         self.painter: Any = None
         self.probe: Any = None
@@ -463,7 +470,7 @@ class PaintedHole:
         if unknown:
             raise ValueError(f"{self.title}: no {sorted(unknown)} in its state; there are {list(self.state)}")
         state = self.state | state
-        self._mask, self._pixel = as_mask(state["mask"]), (state["row"], state["column"])
+        self._mask, self._pixel = _checked(as_mask(state["mask"]), (state["row"], state["column"]))
         if self._widget is not None:
             self.painter.mask, self.probe.pixel = self._mask, self._pixel
 
@@ -516,6 +523,14 @@ class PaintedHole:
         return f"{self.title} | {self.state_line}"
 
 
+def _checked(mask: Float32[Tensor, "h w"], pixel: tuple[int, int]) -> tuple[Float32[Tensor, "28 28"], tuple[int, int]]:
+    if tuple(mask.shape) != (SIDE, SIDE):
+        raise ValueError(f"a mask of this image has {SIDE} rows of {SIDE} pixels; got {tuple(mask.shape)}.")
+    if any(not 0 <= at < SIDE for at in pixel):
+        raise ValueError(f"row and column of a pixel run from 0 to {SIDE - 1}; got {pixel}.")
+    return mask, pixel
+
+
 class _Fillers(NamedTuple):
     """The two estimators of one mask: B = Id, which does not know the hole, and B = A⁺, which does."""
 
@@ -529,7 +544,7 @@ def _fillers(mask: Float32[Tensor, "28 28"]) -> _Fillers:
 
 @lru_cache(maxsize=4)
 def _fillers_of(rows: tuple[str, ...]) -> _Fillers:
-    images, physics = data.fashion_mnist("train", HOLE_IMAGES), Inpainting(as_mask(rows))
+    images, physics = _images(HOLE_IMAGES), Inpainting(as_mask(rows))
     aware = LocalEquivariantMMSE(images, physics, HOLE_PATCH, PseudoInverse(physics))
     return _Fillers(LocalEquivariantMMSE(images, physics, HOLE_PATCH), aware)
 
@@ -560,7 +575,7 @@ def fill(mask: Float32[Tensor, "28 28"]) -> View:
 @one_thread()
 def fill_coarsely(mask: Float32[Tensor, "28 28"]) -> View:
     """Return the estimate with B = Id from few images, which is there before the brush has moved on."""
-    images, y = data.fashion_mnist("train", FEW), _masked(mask)
+    images, y = _images(FEW), _masked(mask)
     estimator = LocalEquivariantMMSE(images, Inpainting(mask), HOLE_PATCH)
     return View(
         pictures={"x": _truth(HOLE_TRUTH), "y": y, "x_hat, B = Id": estimator(y, sigma=HOLE_SIGMA).mean},
