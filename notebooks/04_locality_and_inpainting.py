@@ -153,7 +153,7 @@ le.figures.stack([above.figure, below.figure], alt=alt)
 # The estimators of 02 and 03 stay in the convex hull of the training images, or of all their shifts. Here only each *pixel*
 # is a mean of training pixels; the image lies outside, as one direction proves along which it is farther out than all of them.
 #
-# What is the corner of her eye made of? Touch other pixels too. Then meet three regimes, a copy, a patchwork, a mean:
+# What is her eye made of? Touch other pixels too. Then, with garments, look for three regimes: a copy, a patchwork, a mean.
 
 # %%
 le.ui.PixelProbe(le.LocalEquivariantMMSE(images, Id, patch_size=5), y, sigma=sigma, k=3, pixel=(14, 16))
@@ -224,7 +224,8 @@ for name, B in {"Id": lambda s: None, "A⁺": lambda s: A_plus(A), "Tikhonov": l
     alike[name] = [le.explain.discrimination_map(p, x[[9]], sigma=s).confusable[0] for s, p in phi[name].items()]
     quiet = (phi[name][0.003](A.A(x[4:]), sigma=1e-3).mean - x[4:]).square().mean().sqrt()
     print(f"{name:8}: error" + "".join(f"{r:5.2f}" for r in errors[name][1]) + f"; without noise {quiet:.2f}")
-gain = errors["Id"][1] / errors["A⁺"][1]
+loudest, gain = A.gram_symbol(14, 14).min().rsqrt(), errors["Id"][1] / errors["A⁺"][1]
+print(f"A⁺ multiplies one frequency by {loudest:.0f}")
 assert gain[0] > 1.2 and gain[3] < 0.8 and (errors["Id"][0] < errors["A⁺"][0]).all()
 
 
@@ -234,17 +235,17 @@ def curves(axes, at, errors, **style):
     axes.plot(at, errors[0], ":", color=style["color"])  # training images
 
 
-figure, maps = le.figures.figure(8.5, 2.9), {"A⁺: amplification": le.explain.amplification_map(phi["A⁺"][0.1])}
-left, right = figure.subplots(1, 2)
+figure, amplified = le.figures.figure(8.5, 2.9), le.explain.amplification_map(phi["A⁺"][0.1])
+(left, right), maps = figure.subplots(1, 2), {"A⁺: amplification": le.figures.HeatMap(amplified, low=0, high=2)}
 for name, colour in zip(errors, le.figures.COLOURS):
     curves(left, sigmas, errors[name], color=colour, label=f"B = {name}")
     right.plot(sigmas, [share.mean() for share in alike[name]], "o-", color=colour)
-    maps[f"{name}: look alike"] = alike[name][3]
+    maps[f"{name}: look alike"] = le.figures.HeatMap(alike[name][3], low=0, high=1)
 scales = {"xscale": "log", "yscale": "log", "xlabel": "noise level σ"}
-left.set(title="error on unseen images (dotted: training images)", ylim=(0.01, 0.6), **scales)
+left.set(title="error on unseen images (dotted: training images)", ylim=(0.01, 1.3), **scales)
 right.set(title="share of windows that look alike", ylim=(1e-3, 1.3), **scales)
 left.legend()
-below = le.figures.show({name: le.figures.HeatMap(m, low=0, high=1 + ("amp" in name)) for name, m in maps.items()})
+below = le.figures.show(maps, size=196)
 le.figures.stack([figure, below.figure], alt=f"A⁺ is best for small σ, worst for large. Maps at σ = 0.1: {below.alt}")
 
 # %% [markdown]
@@ -253,12 +254,12 @@ le.figures.stack([figure, below.figure], alt=f"A⁺ is best for small σ, worst 
 #
 # $$\eta=\|Q_n^+\Delta+Q_n^+Q_{n'}e\|,\qquad\Delta=Q_{n'}A\bar x-Q_nAx_d:$$
 #
-# *discrimination* plus *noise*. $A^+$ multiplies some frequencies by 5000, yet the map of the amplification says 1 everywhere:
+# *discrimination* plus *noise*. $A^+$ multiplies one frequency by 5000, yet the map of the amplification says 1 everywhere:
 # whitening cancels what a convolution does to noise. What is left is discrimination, and it has two sides. With $A^+$, windows
 # that look alike *are* alike, as $\Delta$ compares sharp images: without noise both inverses err less than $B=\mathrm{Id}$. But
-# little in them rises above the noise, so that soon all look alike: $\|Q_n^+\Delta\|^2<2\sigma^2\ln DN$ (the other maps).
+# little in them rises above the noise, so that soon all look alike: $\|Q_n^+\Delta\|^2<2\sigma^2\ln DN$ (the other maps, for a boot).
 #
-# Wider windows undo what $B$ did, and the widest forget $B$. Then try other operators: where does $B=\mathrm{Id}$ win?
+# Only windows as large as the image forget $B$, as below. Then try other operators: where does $B=\mathrm{Id}$ win?
 
 # %% tags=["claim"] claim="04-only-whole-windows-forget-the-inverse"
 # NBVAL_CHECK_OUTPUT
@@ -269,6 +270,7 @@ for p in (1, 3, 7, 13):
     change[p] = (both[1] - both[0]).abs().max().item()
     print(f"p = {p:2}: with A⁺ instead of Id the estimate changes by up to {change[p]:.2f}")
 assert min(change[1], change[3], change[7]) > 0.01 and change[13] < 1e-9
+assert amplified.sub(1).abs().max() < 1e-9  # the first map above
 
 # %% tags=["explorable"]
 le.ui.explorables.locality_and_inpainting.price_of_a_pre_inverse()
@@ -324,7 +326,7 @@ for name, mask in masks.items():
 # **Predict.** If a hole is wider than the window, some windows see nothing at all. What stands in the middle?
 
 # %% tags=["claim"] claim="04-blind-windows-share-one-colour"
-figure = le.figures.figure(8.5, 2.7)
+figure = le.figures.figure(9.2, 2.7)
 for axes, name in zip(figure.subplots(1, 2, sharey=True), ("random", "stripes")):
     for B, colour in zip(("Id", "A⁺"), le.figures.COLOURS):
         curves(axes, counts, errors[name, B], color=colour, label=f"B = {B}")
@@ -349,8 +351,8 @@ le.ui.explorables.locality_and_inpainting.painted_hole()
 #
 # ## What we saw
 #
-# * A CNN whose pixels see $p\times p$ windows should average the *centres* of training windows: a patchwork that no image, no
-#   shift and no mixture of them contains.
+# * A CNN whose pixels see $p\times p$ windows should average the *centres* of training windows: a patchwork that no mixture of
+#   training images, or of their shifts, could be.
 # * $B$ decides what a window tells. Knowing the physics helps where windows that look alike are alike, and hurts where too
 #   many look alike, or too few may speak.
 # * Behind a mask, $A^+$ compares only windows with the same visible pattern; where nothing is visible stands one colour.
