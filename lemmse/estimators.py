@@ -30,15 +30,9 @@ from .kernels import (
     Comparison,
     DiagonalComparison,
     Keys,
-    OneWhitener,
     RowComparison,
-    ScaledWindows,
-    SeveralWhiteners,
     ShiftedRowComparison,
     ShiftedValues,
-    WindowComparison,
-    WindowQueries,
-    WindowTerm,
     centre_of,
 )
 from .operators import apply_in_float64, as_operator, gram_whitener, rank, row_space_projector
@@ -57,6 +51,16 @@ from .reductions import (
     join,
 )
 from .strata import Stratum, stabiliser, strata_of_windows
+from .windows import (
+    FusedChunk,
+    FusedWindows,
+    OneWhitener,
+    ScaledWindows,
+    SeveralWhiteners,
+    WindowComparison,
+    WindowQueries,
+    WindowTerm,
+)
 
 __all__ = ["DEFAULT_MEMORY_LIMIT", "MMSE", "EquivariantMMSE", "Estimator", "ImageSet", "LocalEquivariantMMSE", "Plan"]
 
@@ -69,6 +73,12 @@ PAIR_ENTRIES = 20
 TERM_PAIRS = 2**20
 """Pairs of windows in a term of the local estimator: few enough to stay near the processor."""
 
+FUSED_FROM = 2**24
+"""Pairs of windows in a call from which on the fused kernel is used: below, products are as fast as its set-up."""
+
+FUSED_SIGMA = 1e-6
+"""The smallest sigma that the fused kernel takes: below, its scores could overflow."""
+
 FEW_OF_ALL = 8
 """Windows of fewer than one in so many pixels are gathered entry by entry, more of them as slices of the image."""
 
@@ -78,17 +88,22 @@ CACHED_PAIRS = 2**19
 
 @dataclass(frozen=True)
 class Plan:
-    """Which path an estimator takes, found once from what its operators declare; ``shifts`` of an image are atoms."""
+    """Which path an estimator takes, found once from what its operators declare; ``shifts`` of an image are atoms.
+
+    ``kernel`` is ``"fused"`` where means of many pairs of windows come from the compiled kernel, which needs numba.
+    """
 
     path: str
     strata: int
     whitener: str
     keys: str
     shifts: int = 1
+    kernel: str = "products"
 
     def __str__(self) -> str:
         shifts = "" if self.shifts == 1 else f"; shifts: {self.shifts}"
-        return f"path: {self.path}; strata: {self.strata}; whitener: {self.whitener}; keys: {self.keys}{shifts}"
+        kernel = "" if self.kernel == "products" else f"; kernel: {self.kernel}"
+        return f"path: {self.path}; strata: {self.strata}; whitener: {self.whitener}; keys: {self.keys}{shifts}{kernel}"
 
 
 class Estimator(ABC):
@@ -456,6 +471,10 @@ class LocalEquivariantMMSE(Estimator):
         self._comparisons = [self._comparison_of(stratum, sample) for stratum in self.strata]
         self._keys = self._stored_keys() if isinstance(self.images, Tensor) else None
         self._rows = self._stored_rows()
+        self._fused = self._fused_images = None
+        if self.dtype == torch.float32 and self.device.type == "cpu" and FusedWindows.fits(self.strata):
+            self._fused = FusedWindows(self.strata, self._v_shape, self.patch_size, self.boundary)
+            self._fused_images = None if self._keys is None else self._fused.chunk(self._keys, self.images)
 
     def _comparison_of(self, stratum: Stratum, sample: Float[Tensor, "k c h w"]) -> WindowComparison:
         if len(stratum.classes) > 1 and not stratum.mixes:
@@ -473,7 +492,11 @@ class LocalEquivariantMMSE(Estimator):
         """Return the path that this estimator takes."""
         whiteners = [member.whitener for stratum in self.strata for member in stratum.classes]
         path = "one whitener" if len(whiteners) == 1 else f"{len(whiteners)} whiteners"
-        return Plan(path, len(self.strata), ", ".join(sorted({each.kind for each in whiteners})), _kept(self._keys))
+        kinds, kernel = (
+            ", ".join(sorted({each.kind for each in whiteners})),
+            "products" if self._fused is None else "fused",
+        )
+        return Plan(path, len(self.strata), kinds, _kept(self._keys), kernel=kernel)
 
     @property
     def _components(self) -> int:
@@ -498,6 +521,33 @@ class LocalEquivariantMMSE(Estimator):
         return reduction.finish(join(states), self._layout((len(y), h, w)))
 
     def _state(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Any:
+        """Reduce by the kernel where it is worth it, and return the state of all pixels in their order."""
+        pairs = (1 if _same(y) else len(y)) * self.images.shape[0] * len(self.window_index) ** 2
+        means_only = getattr(reduction, "means_only", False) and not y.requires_grad
+        if self._fused is None or pairs < FUSED_FROM or not means_only or float(sigma.min()) < FUSED_SIGMA:
+            return self._state_by_products(y, sigma, reduction)
+        return self._state_by_kernel(y, sigma, reduction)
+
+    def _state_by_kernel(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Any:
+        """Reduce one measurement after the other, for all sigmas that it has."""
+        states, size = [], len(y) if _same(y) else 1
+        for each, factors in zip(y.split(size), (-2 * self._scale(sigma)).split(size), strict=True):
+            layout = self._layout((len(factors) * len(self.window_index),))
+            terms = self._fused.terms(self._centred(each[:1])[0], factors, self._fused_chunks())
+            states.append(accumulate(terms, reduction, layout))
+        return join(states)
+
+    def _fused_chunks(self) -> Iterator[FusedChunk]:
+        """Yield chunks of images as the kernel takes them, with a bar."""
+        chunks = self._chunks()
+        for start, stop in progress(chunks, description=type(self).__name__, unit="chunk"):
+            if self._fused_images is not None:
+                yield FusedChunk(*(x[start:stop] for x in self._fused_images))
+            else:
+                images = self._images(start, stop)
+                yield self._fused.chunk(self._centred(self._measure(images)), images)
+
+    def _state_by_products(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Any:
         """Reduce blocks of the pixels of each stratum, and return the state of all pixels in their order."""
         b, (h, w) = len(y), self.images.shape[2:]
         shared = -2 * self._scale(sigma) if _same(y) else None

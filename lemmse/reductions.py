@@ -26,6 +26,7 @@ __all__ = [
     "ArrayTerm",
     "ArrayValues",
     "Layout",
+    "MeanTerm",
     "Moments",
     "Posterior",
     "PosteriorMean",
@@ -144,6 +145,23 @@ class ArrayTerm(Term):
     def mean(self, floor: Float[Tensor, " q"]) -> tuple[Float[Tensor, " q"], Float[Tensor, "q ..."]]:
         """Return the sum of the weights in units of the peak, and the weighted mean of the values."""
         return weighted_mean(self.peak, self.log_weights, self.values)
+
+
+@final
+class MeanTerm(Term):
+    """A term of which only the mean is known: enough for reductions that read nothing else (``means_only``)."""
+
+    def __init__(self, peak: Float[Tensor, " q"], mass: Float[Tensor, " q"], values: Float[Tensor, "q ..."]):
+        self._peak, self._mass, self._mean = peak, mass, values
+
+    @property
+    def peak(self) -> Float[Tensor, " q"]:
+        """Return the largest log-weight that each query sees."""
+        return self._peak
+
+    def mean(self, floor: Float[Tensor, " q"]) -> tuple[Float[Tensor, " q"], Float[Tensor, "q ..."]]:
+        """Return the sum of the weights in units of the peak, and the weighted mean of the values."""
+        return self._mass, self._mean
 
 
 @dataclass(frozen=True)
@@ -345,6 +363,8 @@ class PosteriorMean:
     """Reduce to the posterior mean x̂ = Σ w x and the log-partition: a ``Posterior``."""
 
     honours_tolerance = True
+    means_only = True
+    """It asks terms for their ``peak`` and ``mean`` alone."""
 
     def start(self, layout: Layout) -> _MeanState:
         """Return the neutral state: no mass at all."""

@@ -333,7 +333,7 @@ FLOORS = {
     0: {"_types", "_progress", "exercises"},
     1: {"_factors", "patches", "metrics", "gaussians", "reductions", "optics"},
     2: {"data", "operators"},
-    3: {"_checks", "strata", "kernels"},
+    3: {"_checks", "_fused", "strata", "kernels", "windows"},
     4: {"estimators", "networks"},
     5: {"explain", "bounds", "blind", "training", "pretrained", "distributed"},
     6: {"figures"},

@@ -1,0 +1,324 @@
+"""The fused kernel: posterior means over all pairs of windows of two images, with no array of pairs (needs numba).
+
+Pair query pixel n' = (i, j) with the pixel n' + (s, t) of a training image. For a fixed t, the products of the two
+images are an array over (i, j, s), and the inner products of windows are its sums over a box in (i, j): two running
+sums, whatever the size of the window. A pair costs about ten operations on numbers that stay near the processor, where
+a matrix product costs 2 c p²; and exponentials only where a weight is above the clamp (S5.4, S12.2). Images are
+transposed and stored twice over, so that s is the fastest axis and no index wraps. All of it is float32, but for the
+sums over images.
+
+What makes vectors of these loops: indices that numba knows to be unsigned, functions of one loop nest each, and leave
+to add in any order.
+"""
+
+import math
+from typing import NamedTuple, no_type_check
+
+import numba
+import numpy as np
+import platformdirs
+
+from ._types import LOG_WEIGHT_FLOOR
+
+__all__ = ["WindowMeans"]
+
+FLOOR = np.float32(LOG_WEIGHT_FLOOR)
+NOTHING = np.float32(-1e20)
+"""A score below all others: of windows that are not compared, and of queries that have met none."""
+
+LOG2E, LN2, HALF, ONE, ZERO = (np.float32(x) for x in (1 / math.log(2), math.log(2), 0.5, 1, 0))
+C2, C3, C4, C5 = (np.float32(1 / math.factorial(k)) for k in range(2, 6))
+
+numba.config.CACHE_DIR = _cache_before = numba.config.CACHE_DIR or platformdirs.user_cache_dir("lemmse")
+
+_compiled = numba.njit(
+    nogil=True,
+    cache=True,
+    inline="never",
+    error_model="numpy",
+    fastmath={"nsz", "arcp", "contract", "afn", "reassoc", "nnan", "ninf"},  # sums in any order; nothing is infinite
+)
+_index = np.uintp
+
+
+@_compiled
+@no_type_check
+def _products(out, query, key, channel, i, t):
+    """Set out[j, s] = Σ_c query[c, i, j] key[c, j + t, i + s] (``channel`` 0), or add one channel's product."""
+    w, h = out.shape
+    for j in range(w):
+        column = _index(j) + t
+        q = query[channel, i, j]
+        if channel == 0:
+            for s in range(h):
+                out[j, s] = q * key[channel, column, i + _index(s)]
+        else:
+            for s in range(h):
+                out[j, s] += q * key[channel, column, i + _index(s)]
+
+
+@_compiled
+@no_type_check
+def _products_of_colours(out, query, key, i, t):
+    """Set out[j, s] = Σ_c query[c, i, j] key[c, j + t, i + s] for three channels."""
+    w, h = out.shape
+    red, green, blue = _index(0), _index(1), _index(2)
+    for j in range(w):
+        column = _index(j) + t
+        q, r, s0 = query[red, i, j], query[green, i, j], query[blue, i, j]
+        for s in range(h):
+            row = i + _index(s)
+            out[j, s] = q * key[red, column, row] + r * key[green, column, row] + s0 * key[blue, column, row]
+
+
+@_compiled
+@no_type_check
+def _sums_along_row(out, running, products, half, wraps):
+    """Set out[j, s] to the sum of products[j', s] over |j' - j| <= half, j' beyond the row wrapping or left out."""
+    w, h = products.shape
+    for s in range(h):
+        running[s] = products[0, s]
+    for b in range(1, half + 1):
+        opposite = _index(w - b)
+        for s in range(h):
+            running[s] += products[b, s]
+        if wraps:
+            for s in range(h):
+                running[s] += products[opposite, s]
+    for s in range(h):
+        out[0, s] = running[s]
+    for j in range(1, w):
+        enters, leaves = j + half, j - half - 1
+        if wraps:
+            enters, leaves = enters % w, leaves % w
+        new, old = _index(enters), _index(leaves)
+        if 0 <= enters < w and 0 <= leaves < w:
+            for s in range(h):
+                running[s] += products[new, s] - products[old, s]
+        elif 0 <= enters < w:
+            for s in range(h):
+                running[s] += products[new, s]
+        elif 0 <= leaves < w:
+            for s in range(h):
+                running[s] -= products[old, s]
+        for s in range(h):
+            out[j, s] = running[s]
+
+
+@_compiled
+@no_type_check
+def _add(total, x):
+    for k in range(len(total)):
+        total[k] += x[k]
+
+
+@_compiled
+@no_type_check
+def _subtract(total, x):
+    for k in range(len(total)):
+        total[k] -= x[k]
+
+
+@_compiled
+@no_type_check
+def _move(total, new, old):
+    for k in range(len(total)):
+        total[k] += new[k] - old[k]
+
+
+@_compiled
+@no_type_check
+def _next_row(total, rows, i, half, wraps):
+    """Turn the sum of rows around i - 1 into that around i; around 0 it is made anew."""
+    h = len(rows)
+    if i == 0:
+        for k in range(len(total)):
+            total[k] = ZERO
+        for a in range(-half, half + 1):
+            if wraps or a >= 0:
+                _add(total, rows[a % h])
+        return
+    enters, leaves = i + half, i - half - 1
+    if wraps or (enters < h and leaves >= 0):
+        _move(total, rows[enters % h], rows[leaves % h])
+    elif enters < h:
+        _add(total, rows[enters])
+    elif leaves >= 0:
+        _subtract(total, rows[leaves])
+
+
+@_compiled
+@no_type_check
+def _scores(out, best, inner, half_norms, i, t):
+    """Set out[j, s] = ⟨q, k⟩ - ½‖k‖² and best[j] to the largest of a row."""
+    w, h = inner.shape
+    for j in range(w):
+        column = _index(j) + t
+        largest = NOTHING
+        for s in range(h):
+            score = inner[j, s] - half_norms[column, i + _index(s)]
+            out[j, s] = score
+            largest = max(largest, score)
+        best[j] = largest
+
+
+@_compiled
+@no_type_check
+def _scores_within(out, best, inner, half_norms, query_strata, key_strata, i, t):
+    """Do the same where only windows of one stratum are compared."""
+    w, h = inner.shape
+    for j in range(w):
+        column = _index(j) + t
+        stratum = query_strata[i, j]
+        largest = NOTHING
+        for s in range(h):
+            row = i + _index(s)
+            score = inner[j, s] - half_norms[column, row]
+            score = score if key_strata[column, row] == stratum else NOTHING
+            out[j, s] = score
+            largest = max(largest, score)
+        best[j] = largest
+
+
+@_compiled
+@no_type_check
+def _weights(out, exponent, power, scores, j, top, factor):
+    """Set out[s] = exp(factor (score - top)), clamped below, and return their sum; ``power`` is a view of exponent."""
+    for s in range(len(out)):
+        x = max((scores[j, s] - top) * factor, FLOOR) * LOG2E
+        whole = np.int32(x - HALF)  # x <= 0: the nearest integer
+        r = (x - np.float32(whole)) * LN2
+        exponent[s] = (whole + 127) << 23
+        out[s] = ONE + r * (ONE + r * (C2 + r * (C3 + r * (C4 + r * C5))))
+    total = ZERO
+    for s in range(len(out)):
+        weight = out[s] * power[s]
+        out[s] = weight
+        total += weight
+    return total
+
+
+@_compiled
+@no_type_check
+def _weighted(weights, values, channel, column, row):
+    total = ZERO
+    for s in range(len(weights)):
+        total += weights[s] * values[channel, column, row + _index(s)]
+    return total
+
+
+@_compiled
+@no_type_check
+def _twice_over(out, image):
+    """Set out[j, i] = image[i, j], repeated along both axes."""
+    h, w = image.shape
+    for j in range(w):
+        for i in range(h):
+            out[j, i] = image[i, j]
+        out[j, h:] = out[j, :h]
+        out[w + j] = out[j]
+
+
+@_compiled
+@no_type_check
+def _accumulate(query, keys, half_norms, values, strata, one_stratum, factors, patch_size, wraps, top, mass, sums):
+    """Add the windows of all images to mass and sums, which are in units of exp(factor · top); top rises as needed."""
+    count, c, h, w = keys.shape
+    channels, half = values.shape[1], patch_size // 2
+    key = np.empty((c, 2 * w, 2 * h), np.float32)
+    value = np.empty((channels, 2 * w, 2 * h), np.float32)
+    norms, key_strata = np.empty((2 * w, 2 * h), np.float32), np.empty((2 * w, 2 * h), np.int32)
+    _twice_over(key_strata, strata)
+    products, scores, inner = np.empty((w, h), np.float32), np.empty((w, h), np.float32), np.empty((w, h), np.float32)
+    rows = np.empty((h, w, h), np.float32)
+    flat_rows, flat_inner = rows.reshape(h, w * h), inner.reshape(w * h)
+    running, best, weights = np.empty(h, np.float32), np.empty(w, np.float32), np.empty(h, np.float32)
+    exponent = np.empty(h, np.int32)
+    power = exponent.view(np.float32)
+    image_mass, image_sums = np.empty(mass.shape, np.float32), np.empty(sums.shape, np.float32)
+    reach = FLOOR / factors.min()
+    for d in range(count):
+        for channel in range(c):
+            _twice_over(key[channel], keys[d, channel])
+        for channel in range(channels):
+            _twice_over(value[channel], values[d, channel])
+        _twice_over(norms, half_norms[d])
+        image_mass[:] = 0
+        image_sums[:] = 0
+        for t in range(w):
+            shift = _index(t)
+            for i in range(h):
+                row = _index(i)
+                if c == 3:
+                    _products_of_colours(products, query, key, row, shift)
+                else:
+                    for channel in range(c):
+                        _products(products, query, key, _index(channel), row, shift)
+                _sums_along_row(rows[i], running, products, half, wraps)
+            for i in range(h):
+                row = _index(i)
+                _next_row(flat_inner, flat_rows, i, half, wraps)
+                if one_stratum:
+                    _scores(scores, best, inner, norms, row, shift)
+                else:
+                    _scores_within(scores, best, inner, norms, strata, key_strata, row, shift)
+                for j in range(w):
+                    old = top[i, j]
+                    if best[j] < old + reach or best[j] <= NOTHING:
+                        continue
+                    rises = best[j] > old
+                    if rises:
+                        top[i, j] = best[j]
+                    for b in range(len(factors)):
+                        if rises and old > NOTHING:
+                            share = math.exp(max((old - best[j]) * factors[b], 2 * FLOOR))
+                            mass[b, i, j] *= share
+                            image_mass[b, i, j] *= share
+                            for channel in range(channels):
+                                sums[b, i, j, channel] *= share
+                                image_sums[b, i, j, channel] *= share
+                        image_mass[b, i, j] += _weights(
+                            weights, exponent, power, scores, _index(j), top[i, j], factors[b]
+                        )
+                        for channel in range(channels):
+                            image_sums[b, i, j, channel] += _weighted(
+                                weights, value, _index(channel), _index(j + t), row
+                            )
+        mass += image_mass
+        sums += image_sums
+
+
+class Means(NamedTuple):
+    """Per sigma and query pixel: the largest score, the weights' sum in its units, and the weighted mean."""
+
+    top: np.ndarray  # (h, w)
+    mass: np.ndarray  # (b, h, w), float64
+    mean: np.ndarray  # (b, h, w, c), float64
+
+
+class WindowMeans:
+    """The windows of one image v (c, h, w), asked for the posterior means of their centre pixels.
+
+    A score is ⟨q, k⟩ - ½‖k‖² of two windows, r² = ‖q‖² - 2 score, and the log-weight is -r²/2σ²; ``factors`` (b,) are
+    1/σ², at most 1e12. ``strata`` (h, w) labels the pixels: windows of different labels are not compared.
+    ``boundary`` is ``"circular"`` or ``"zero"``.
+    """
+
+    def __init__(self, v: np.ndarray, strata: np.ndarray, factors: np.ndarray, patch_size: int, boundary: str):
+        self.v, self.strata, self.factors = v, strata.astype(np.int32), factors.astype(np.float32)
+        self.one_stratum = bool((strata == strata[0, 0]).all())
+        self.patch_size, self.wraps = patch_size, boundary == "circular"
+
+    def over(self, keys: np.ndarray, half_norms: np.ndarray, values: np.ndarray, top: np.ndarray) -> Means:
+        """Return ``Means`` over all windows of images; scores are taken relative to ``top`` (h, w) or better ones.
+
+        ``keys`` (k, c, h, w), ``half_norms`` (k, h, w), ½‖k‖² of each window, and ``values`` (k, c, h, w) are float32.
+        A query none of whose weights reaches the clamp below ``top`` has mass 0.
+        """
+        h, w = self.strata.shape
+        top = np.maximum(top, NOTHING, dtype=np.float32)
+        mass = np.zeros((len(self.factors), h, w))
+        sums = np.zeros((len(self.factors), h, w, values.shape[1]))
+        facts = (self.strata, self.one_stratum, self.factors, self.patch_size, self.wraps)
+        _accumulate(self.v, keys, half_norms, values, *facts, top, mass, sums)
+        return Means(top, mass, sums / np.where(mass > 0, mass, 1)[..., None])

@@ -1,0 +1,367 @@
+"""How windows meet windows: the comparisons of the local estimator, by matrix products or by the fused kernel (S5).
+
+``strata`` and their whiteners are those of ``lemmse.strata``.
+
+====================  =================================================================================================
+``OneWhitener``       ‖Q_n⁺(v[ω_n'] - (B A x)[ω_n])‖ by a matrix product, where one whitener serves the stratum (S5.2)
+``SeveralWhiteners``  the same by a product for each whitener
+``ScaledWindows``     the same for a diagonal B, by one matrix product for all its whiteners
+``FusedWindows``      means alone, of all strata at once, where nothing is whitened: the kernel of ``lemmse._fused``
+====================  =================================================================================================
+"""
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any, NamedTuple, final
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+
+from ._types import LOG_WEIGHT_FLOOR
+from .reductions import ArrayValues, MeanTerm, Term, weighted_mean
+
+__all__ = [
+    "FusedWindows",
+    "OneWhitener",
+    "ScaledWindows",
+    "SeveralWhiteners",
+    "WindowComparison",
+    "WindowQueries",
+    "WindowTerm",
+]
+
+SKIP_SHARE = 0.7
+"""Queries that no atom of a term can move are skipped where those that are left are at most this share."""
+
+FUSED_SHARE = 0.25
+"""The kernel makes the scores of all pairs, and pays where at least so many of them are within a stratum."""
+
+FUSED_PAIRS = 2**26
+"""Pairs that a thread takes at once: about a tenth of a second."""
+
+
+class WindowQueries(NamedTuple):
+    """Windows of measurements, ``rows`` (q, ...) as keys meet them; a score is ``factor`` · (½‖q‖² - ½r²).
+
+    ``own`` (q,) is ``factor`` · ½‖q‖², 0 where scores contain it; ``factor`` (q,) is 1/σ², or 1 where sigmas share
+    the scores.
+    """
+
+    rows: Float[Tensor, "q r"]
+    own: Float[Tensor, " q"]
+    factor: Float[Tensor, " q"]
+
+
+class WindowComparison(ABC):
+    """How the windows of a stratum meet those of images: r = ‖Q_n⁺(v[ω_n'] - (B A x)[ω_n])‖ (S5.2).
+
+    ``pixels`` (S,) are those of the stratum, ascending, and ``half_log_pdet`` (S,) is ½ ln |Q_n Q_nᵀ|₊ of each.
+    ``atoms_at_once`` is how many atoms a term should have; ``key_entries`` the numbers that a key takes.
+    """
+
+    pixels: Int64[Tensor, " s"]
+    half_log_pdet: Float[Tensor, " s"]
+    atoms_at_once: int
+    key_entries: int
+
+    @cached_property
+    def uniform(self) -> bool:
+        """Return whether all windows have one pseudo-determinant: then the nearest is the heaviest."""
+        return bool((self.half_log_pdet == self.half_log_pdet[0]).all())
+
+    @abstractmethod
+    def queries(self, windows: Float[Tensor, "q d"], factor: Float[Tensor, " q"]) -> WindowQueries:
+        """Return windows of measurements as queries."""
+
+    @abstractmethod
+    def keys(self, windows: Float[Tensor, "k s d"]) -> Any:
+        """Return the windows of images around the stratum's pixels as keys."""
+
+    @abstractmethod
+    def scores(self, queries: WindowQueries, keys: Any) -> Float[Tensor, "q K"]:
+        """Return ``own`` - ``factor`` · ½r² of every query and atom, image-major."""
+
+
+@final
+class OneWhitener(WindowComparison):
+    """Windows that one whitener serves: centred, whitened in the dtype that they come in, compared in ``dtype``.
+
+    Queries (f q, f) and keys (k, -½‖k‖²) have their score f (⟨q, k⟩ - ½‖k‖²) as their inner product. ``centre`` (d,)
+    is subtracted from both, where it cancels.
+    """
+
+    atoms_at_once = 2**10
+
+    def __init__(
+        self, pixels: Int64[Tensor, " s"], whitener: Any, centre: Float[Tensor, " d"] | None, dtype: torch.dtype
+    ):
+        self.pixels, self.whitener, self.centre, self.dtype = pixels, whitener, centre, dtype
+        self.half_log_pdet = torch.full(pixels.shape, whitener.log_pdet / 2, dtype=dtype, device=pixels.device)
+        self.key_entries = whitener.rank + 1
+
+    def queries(self, windows: Float[Tensor, "q d"], factor: Float[Tensor, " q"]) -> WindowQueries:
+        """Return (f q, f) of every window."""
+        rows = self._whitened(windows)
+        scaled = torch.cat([rows * factor[:, None], factor[:, None]], dim=1)
+        return WindowQueries(scaled, factor * rows.square().sum(1) / 2, factor)
+
+    def keys(self, windows: Float[Tensor, "k s d"]) -> Float[Tensor, "K r"]:
+        """Return (k, -½‖k‖²) of every window."""
+        rows = self._whitened(windows).flatten(0, 1)
+        return torch.cat([rows, -0.5 * torch.linalg.vector_norm(rows, dim=1, keepdim=True).square()], dim=1)
+
+    def scores(self, queries: WindowQueries, keys: Float[Tensor, "K r"]) -> Float[Tensor, "q K"]:
+        """Return f (⟨q, k⟩ - ½‖k‖²) by one matrix product."""
+        return queries.rows @ keys.T
+
+    def _whitened(self, windows: Float[Tensor, "... d"]) -> Float[Tensor, "... r"]:
+        return self.whitener(windows if self.centre is None else windows - self.centre).to(self.dtype)
+
+
+@final
+class SeveralWhiteners(WindowComparison):
+    """Windows of one image space whose pseudo-determinants or whiteners differ: a product for each class."""
+
+    atoms_at_once = 2**16
+
+    def __init__(self, classes: Sequence[OneWhitener]):
+        self.classes = classes
+        together = torch.cat([each.pixels for each in classes])
+        self.order = together.argsort()
+        self.pixels = together[self.order]
+        self.half_log_pdet = torch.cat([each.half_log_pdet for each in classes])[self.order]
+        self.places = [torch.searchsorted(self.pixels, each.pixels) for each in classes]
+        self.key_entries = classes[0].key_entries
+
+    def queries(self, windows: Float[Tensor, "q d"], factor: Float[Tensor, " q"]) -> WindowQueries:
+        """Return the windows as they are: each class whitens them in its own way."""
+        return WindowQueries(windows, torch.zeros_like(factor), factor)
+
+    def keys(self, windows: Float[Tensor, "k s d"]) -> list[Tensor]:
+        """Return the keys of each class."""
+        return [each.keys(windows[:, place]) for each, place in zip(self.classes, self.places, strict=True)]
+
+    def scores(self, queries: WindowQueries, keys: list[Tensor]) -> Float[Tensor, "q K"]:
+        """Return -f · ½r² of every query and atom."""
+        parts = []
+        for each, rows in zip(self.classes, keys, strict=True):
+            own = each.queries(queries.rows, queries.factor)
+            parts.append((each.scores(own, rows) - own.own[:, None]).unflatten(1, (-1, len(each.pixels))))
+        return torch.cat(parts, dim=2)[:, :, self.order].flatten(1)
+
+
+@final
+class ScaledWindows(WindowComparison):
+    """Windows that are scaled, entry by entry, in a way of each pixel's own: r² = Σ_j s_nj² (v_j - k_j)².
+
+    The windows of a stratum of a diagonal B: ``kept`` are the entries that it leaves, ``scales`` (S, r) whiten them.
+    Σ s²v² is a product of queries with pixels and Σ s²vk one with all keys, whatever the number of different scales;
+    both are in float64, as no centre of each pixel's own can be subtracted.
+    """
+
+    atoms_at_once = 2**14
+
+    def __init__(
+        self, pixels: Int64[Tensor, " s"], kept: Int64[Tensor, " r"], scales: Float64[Tensor, "s r"], dtype: torch.dtype
+    ):
+        self.pixels, self.kept, self.dtype = pixels, kept, dtype
+        self.gains = scales.square()
+        self.half_log_pdet = -scales.log().sum(1).to(dtype)
+        self.key_entries = 2 * (scales.shape[1] + 1)
+
+    def queries(self, windows: Float64[Tensor, "q d"], factor: Float[Tensor, " q"]) -> WindowQueries:
+        """Return the entries that are left."""
+        return WindowQueries(windows[:, self.kept], torch.zeros_like(factor), factor)
+
+    def keys(self, windows: Float64[Tensor, "k s d"]) -> Float64[Tensor, "K r"]:
+        """Return (s²k, -½ Σ s²k²) of every window."""
+        windows = windows[..., self.kept]
+        rows = self.gains * windows
+        return torch.cat([rows, -0.5 * (rows * windows).sum(2, keepdim=True)], dim=2).flatten(0, 1)
+
+    def scores(self, queries: WindowQueries, keys: Float64[Tensor, "K r"]) -> Float[Tensor, "q K"]:
+        """Return -f · ½r² of every query and atom."""
+        v = queries.rows
+        own = 0.5 * v.square() @ self.gains.T  # (q, S)
+        halves = (v @ keys[:, :-1].T + keys[:, -1]).unflatten(1, (-1, len(self.pixels))) - own[:, None]
+        return (halves.flatten(1).clamp_max(0) * queries.factor.double()[:, None]).to(self.dtype)
+
+
+@final
+class WindowTerm(Term):
+    """The windows of a stratum in some images, as q queries see them: scores, from which the rest follows.
+
+    ``scores`` (q, K) and ``own`` (q,) as a ``WindowComparison`` gives them; ``inverse_variances`` (b,), 1/σ² of sigmas
+    that share the scores (then a query for each of them, sigma-major), or ``None`` where the scores contain it.
+    ``columns`` (c + 1, K) are the values, and 1. The log-weights are own - scores, over σ², less ``half_log_pdet``.
+    """
+
+    log_multiplicity = None
+
+    def __init__(
+        self,
+        scores: Float[Tensor, "n K"],
+        queries: WindowQueries,
+        comparison: WindowComparison,
+        columns: Float[Tensor, "c1 K"],
+        *,
+        inverse_variances: Float[Tensor, " b"] | None,
+        first_image: int,
+    ):
+        self.scores, self.own, self.factor = scores, queries.own, queries.factor
+        self.inverse_variances, self.columns, self.first_image = inverse_variances, columns, first_image
+        self.pixels, self.half_log_pdet = comparison.pixels, comparison.half_log_pdet
+        self._by_scores = comparison.uniform and not scores.requires_grad  # then log-weights are never made
+        self.values = ArrayValues(columns[:-1].T)
+
+    @cached_property
+    def _depths(self) -> Float[Tensor, "n K"]:
+        """Return r²/2, times 1/σ² where the scores contain it."""
+        return (self.own[:, None] - self.scores).clamp_min(0)
+
+    @cached_property
+    def log_weights(self) -> Float[Tensor, "q K"]:
+        """Return -r²/2σ² - ½ ln |Q_n Q_nᵀ|₊ of every query and atom."""
+        if self.inverse_variances is None:
+            scaled = self._depths
+        else:
+            scaled = (self.inverse_variances[:, None, None] * self._depths).flatten(0, 1)
+        return (-scaled.unflatten(1, (-1, len(self.pixels))) - self.half_log_pdet).flatten(1)
+
+    @cached_property
+    def squared_distances(self) -> Float[Tensor, "q K"]:
+        """Return r² of every query and atom."""
+        d2 = 2 * self._depths / self.factor[:, None]
+        return d2 if self.inverse_variances is None else d2.repeat(len(self.inverse_variances), 1)
+
+    @cached_property
+    def _top(self) -> Float[Tensor, " n"]:
+        return self.scores.amax(1)
+
+    @cached_property
+    def peak(self) -> Float[Tensor, " q"]:
+        """Return the largest log-weight that each query sees."""
+        if not self._by_scores:
+            return self.log_weights.amax(1).detach()
+        depth = (self.own - self._top).clamp_min(0)
+        scaled = depth if self.inverse_variances is None else (self.inverse_variances[:, None] * depth).flatten()
+        return -scaled - self.half_log_pdet[0]
+
+    def mean(self, floor: Float[Tensor, " q"]) -> tuple[Float[Tensor, " q"], Float[Tensor, "q c"]]:
+        """Return the sum of the weights in units of the peak, and the weighted mean of the centre pixels."""
+        if not self._by_scores:
+            return weighted_mean(self.peak, self.log_weights, self.values)
+        live = self.peak >= floor
+        if self.inverse_variances is None:
+            sums = self._sums(live, None)
+        else:
+            shared = zip(live.split(len(self.scores)), self.inverse_variances, strict=True)
+            sums = torch.cat([self._sums(*each) for each in shared])
+        mass = sums[:, -1]
+        return mass, sums[:, :-1] / mass.where(mass > 0, 1.0)[:, None]
+
+    def _sums(self, live: Bool[Tensor, " n"], factor: Float[Tensor, ""] | None) -> Float[Tensor, "n c1"]:
+        """Return the weighted sums of values and of ones, in units of the peak; 0 where few queries are live."""
+        count = int(live.sum())
+        if count > SKIP_SHARE * len(live):
+            return self._sums_of(self.scores, self._top, factor)
+        sums = self.columns.new_zeros(len(live), len(self.columns))
+        if count:
+            sums[live] = self._sums_of(self.scores[live], self._top[live], factor)
+        return sums
+
+    def _sums_of(self, scores: Float[Tensor, "n K"], top: Float[Tensor, " n"], factor: Any) -> Float[Tensor, "n c1"]:
+        relative = scores - top[:, None]
+        if factor is not None:
+            relative *= factor
+        weights = relative.clamp_min_(LOG_WEIGHT_FLOOR).exp_()
+        return (self.columns @ weights.T).T  # a product with few rows is three times as fast as one with few columns
+
+
+# -------------------------------------------------------------------------------------------------------- fused kernel
+
+
+class FusedChunk(NamedTuple):
+    """Images as the kernel takes them."""
+
+    keys: Float[Tensor, "k c_v h w"]
+    half_norms: Float[Tensor, "k h w"]
+    values: Float[Tensor, "k c h w"]
+
+
+@final
+class FusedWindows:
+    """Posterior means by the fused kernel, where windows are compared as they are, but for entries that none shows.
+
+    ``fits`` says for which strata, with numba installed. v is taken as it comes, centred or not.
+    """
+
+    def __init__(self, strata: Sequence[Any], image_shape: tuple[int, ...], patch_size: int, boundary: str):
+        c, h, w = image_shape
+        self.patch_size, self.boundary = patch_size, boundary
+        labels, half_log_pdet = torch.empty(h * w, dtype=torch.int32), torch.empty(h * w)
+        shown = torch.zeros(h * w, c)
+        centres = torch.arange(c) * patch_size**2 + patch_size**2 // 2  # of a window's entries
+        for label, stratum in enumerate(strata):
+            labels[stratum.pixels] = label
+            half_log_pdet[stratum.pixels] = stratum.classes[0].whitener.log_pdet / 2
+            shown[stratum.pixels] = torch.isin(centres, stratum.kept).float()
+        self.labels, self.half_log_pdet = labels.reshape(h, w).numpy(), half_log_pdet.reshape(h, w)
+        self.shown = shown.T.reshape(c, h, w)
+        self.squared_gain = max(_gains(strata)) ** 2
+
+    @staticmethod
+    def fits(strata: Sequence[Any]) -> bool:
+        """Return whether windows are compared as they are, or all scaled by one number, and most pairs are compared."""
+        if importlib.util.find_spec("numba") is None or any(len(s.classes) > 1 or s.mixes for s in strata):
+            return False
+        pairs, pixels = (sum(len(s.pixels) ** power for s in strata) for power in (2, 1))
+        return len(_gains(strata)) == 1 and pairs >= FUSED_SHARE * pixels**2
+
+    def chunk(self, keys: Float[Tensor, "k c_v h w"], values: Float[Tensor, "k c h w"]) -> FusedChunk:
+        """Return images, and B A of them, as the kernel takes them."""
+        keys = (keys * self.shown).contiguous()
+        return FusedChunk(keys, self._half_norms(keys), values.contiguous())
+
+    def terms(
+        self, v: Float[Tensor, "c h w"], inverse_variances: Float[Tensor, " b"], chunks: Iterable[FusedChunk]
+    ) -> Iterator[MeanTerm]:
+        """Yield the means of a few images at a time for all sigmas of one v, sigma-major.
+
+        Images are shared out among as many threads as torch has; each part starts from the best scores of those before,
+        so that the answer is always the same for as many threads.
+        """
+        from ._fused import WindowMeans  # not at the top: numba is optional, and takes a second to load
+
+        threads = torch.get_num_threads()
+        v = (v * self.shown).contiguous()
+        factors = inverse_variances * self.squared_gain
+        pairs = WindowMeans(v.numpy(), self.labels, factors.numpy(), self.patch_size, self.boundary)
+        own, top = self._half_norms(v[None])[0], torch.full(v.shape[1:], -torch.inf)
+        size = max(1, FUSED_PAIRS // v[0].numel() ** 2) * threads
+        with ThreadPoolExecutor(threads) as pool:
+            for chunk in chunks:
+                for some in zip(*(x.split(size) for x in chunk), strict=True):
+                    parts = zip(*(x.tensor_split(threads) for x in some), strict=True)
+                    jobs = [(*(x.numpy() for x in part), top.numpy()) for part in parts if len(part[0])]
+                    for found in pool.map(lambda job: pairs.over(*job), jobs):
+                        best, mass, mean = (torch.from_numpy(x).float() for x in found)
+                        top = torch.maximum(top, best)
+                        peak = -factors[:, None, None] * (own - best).clamp_min(0) - self.half_log_pdet
+                        yield MeanTerm(peak.flatten(), mass.flatten(), mean.flatten(0, 2))
+
+    def _half_norms(self, v: Float[Tensor, "k c h w"]) -> Float[Tensor, "k h w"]:
+        """Return ½‖v[ω_n]‖² of every window."""
+        half = self.patch_size // 2
+        mode = "circular" if self.boundary == "circular" else "constant"
+        padded = torch.nn.functional.pad(v.square().sum(1, keepdim=True), 4 * (half,), mode=mode)
+        return torch.nn.functional.avg_pool2d(padded, self.patch_size, stride=1)[:, 0] * (self.patch_size**2 / 2)
+
+
+def _gains(strata: Sequence[Any]) -> set[float]:
+    """Return the different scales of all entries that windows show."""
+    return {scale for s in strata for scale in s.classes[0].whitener.scale.tolist()} or {1.0}
