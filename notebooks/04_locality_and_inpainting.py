@@ -180,7 +180,7 @@ for p in (1, 3, 5, 9, 13):
     phi = le.LocalEquivariantMMSE(small, Id, patch_size=p)
     moments = [phi(small_unseen[:3] + s * e, sigma=s, reduction=le.PosteriorMoments()) for s in sigmas]
     sources[p] = torch.stack([m.entropy.mean() for m in moments]).exp()  # the geometric mean over all pixels
-    print(f"p = {p:2}" + "".join(f"{n:8.0f}" for n in sources[p].tolist()))
+    print(f"p = {p:2}" + "".join(f"{float(f'{n:.2g}'):8.0f}" for n in sources[p]))  # two digits
 assert (torch.stack(list(sources.values())).diff(dim=0) < 0).all()
 
 # %% tags=["claim"] claim="04-nearest-window-to-mean-colour"
