@@ -331,9 +331,9 @@ def test_nothing_tracked_names_a_machine(tracked):
 
 FLOORS = {
     0: {"_types", "_progress", "exercises"},
-    1: {"_factors", "patches", "metrics", "gaussians", "reductions", "optics"},
+    1: {"_factors", "_fused", "patches", "metrics", "gaussians", "reductions", "optics"},
     2: {"data", "operators"},
-    3: {"_checks", "_fused", "strata", "kernels", "windows"},
+    3: {"_checks", "strata", "kernels", "windows"},
     4: {"estimators", "networks"},
     5: {"explain", "bounds", "blind", "training", "pretrained", "distributed"},
     6: {"figures"},
