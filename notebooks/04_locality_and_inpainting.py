@@ -146,8 +146,8 @@ likeness, with larger ones flat facets. Below each, in three colours, the photog
 le.figures.stack([above.figure, below.figure], alt=alt)
 
 # %% [markdown]
-# No astronaut was ever learnt, and there she is, painted with a cat (blue), coffee (orange) and a rocket (pink). Small windows
-# find nearly any colour. Larger ones ask for whole details, which these photographs do not have, and the face falls into
+# No astronaut was in the training set, and there she is, painted with a cat (blue), coffee (orange) and a rocket (pink).
+# Small windows find nearly any colour. Larger ones ask for whole details, which these photographs do not have, and the face falls into
 # facets: a cubist portrait.
 #
 # The estimators of 02 and 03 stay in the convex hull of the training images, or of all their shifts. Here only each *pixel*
@@ -257,7 +257,7 @@ le.figures.stack([figure, below.figure], alt=f"A⁺ is best for small σ, worst 
 # *discrimination* plus *noise*. $A^+$ multiplies one frequency by 5000, yet the map of the amplification says 1 everywhere:
 # whitening cancels what a convolution does to noise. What is left is discrimination, and it has two sides. With $A^+$, windows
 # that look alike *are* alike, as $\Delta$ compares sharp images: without noise both inverses err less than $B=\mathrm{Id}$. But
-# little in them rises above the noise, so that soon all look alike: $\|Q_n^+\Delta\|^2<2\sigma^2\ln DN$ (the other maps, for a boot).
+# little in these windows rises above noise, so that soon all look alike: $\|Q_n^+\Delta\|^2<2\sigma^2\ln DN$ (the other maps, for a boot).
 #
 # Only windows as large as the image forget $B$, as below. Then try other operators: where does $B=\mathrm{Id}$ win?
 
