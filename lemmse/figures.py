@@ -129,12 +129,16 @@ def picture(figure: Figure, *, alt: str) -> Picture:
 
     Raises ``ValueError`` if ``alt`` is blank: a drawing without its text is not finished.
     """
+    return _picture(figure, _drawing(figure), alt)
+
+
+def _picture(figure: Figure, drawing: PIL.Image.Image, alt: str) -> Picture:
     if not alt.strip():
         raise ValueError(
             "picture(figure, alt=''): alternative text is empty; say in one sentence what the figure shows"
         )
     width = round(figure.get_figwidth() * _DPI)
-    return Picture(render(figure), " ".join(alt.split()), width, figure)
+    return Picture(_png(drawing), " ".join(alt.split()), width, figure)
 
 
 def render(figure: Figure, density: float = _DENSITY, *, compression: int = 6) -> bytes:
@@ -142,8 +146,12 @@ def render(figure: Figure, density: float = _DENSITY, *, compression: int = 6) -
 
     ``compression`` goes from 1, quick, to 9, small.
     """
+    return _png(_drawing(figure, density), compression)
+
+
+def _png(drawing: PIL.Image.Image, compression: int = 6) -> bytes:
     buffer = io.BytesIO()
-    _drawing(figure, density).save(buffer, "png", compress_level=compression)
+    drawing.save(buffer, "png", compress_level=compression)
     return buffer.getvalue()
 
 
@@ -165,18 +173,21 @@ def _drawing(figure: Figure, density: float = _DENSITY) -> PIL.Image.Image:
 
 def stack(figures: Sequence[Figure], *, alt: str) -> Picture:
     """Put matplotlib figures below one another on one page and return the `Picture`, with the text twin ``alt``."""
-    plates = [np.asarray(_drawing(figure)) for figure in figures]
-    height = sum(plate.shape[0] for plate in plates)
-    width = max(plate.shape[1] for plate in plates)
+    plates = [_drawing(figure) for figure in figures]
+    height = sum(plate.height for plate in plates)
+    width = max(plate.width for plate in plates)
+    drawing = PIL.Image.new(
+        "RGB", (width, height), "white"
+    )  # matplotlib would take 100 MB to draw what is drawn already
     page = Figure(figsize=(width / _DPI / _DENSITY, height / _DPI / _DENSITY), dpi=_DPI, facecolor="white")
-    top = height
+    top = 0
     for plate in plates:
-        h, w = plate.shape[:2]
-        top -= h
-        place = page.add_axes((0, top / height, w / width, h / height))
-        place.imshow(plate, aspect="auto", interpolation="nearest")
+        drawing.paste(plate, (0, top))
+        top += plate.height
+        place = page.add_axes((0, 1 - top / height, plate.width / width, plate.height / height))
+        place.imshow(np.asarray(plate), aspect="auto", interpolation="nearest")
         place.set_axis_off()
-    return picture(page, alt=alt)
+    return _picture(page, drawing, alt)
 
 
 @dataclass(frozen=True)
