@@ -176,9 +176,7 @@ def stack(figures: Sequence[Figure], *, alt: str) -> Picture:
     plates = [_drawing(figure) for figure in figures]
     height = sum(plate.height for plate in plates)
     width = max(plate.width for plate in plates)
-    drawing = PIL.Image.new(
-        "RGB", (width, height), "white"
-    )  # matplotlib would take 100 MB to draw what is drawn already
+    drawing = PIL.Image.new("RGB", (width, height), "white")  # matplotlib would take 100 MB to draw all again
     page = Figure(figsize=(width / _DPI / _DENSITY, height / _DPI / _DENSITY), dpi=_DPI, facecolor="white")
     top = 0
     for plate in plates:
