@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, final
 
@@ -42,6 +42,7 @@ from .reductions import (
     ArrayValues,
     Layout,
     Moments,
+    PartialPosterior,
     Posterior,
     Reduction,
     Sources,
@@ -66,6 +67,9 @@ __all__ = ["DEFAULT_MEMORY_LIMIT", "MMSE", "EquivariantMMSE", "Estimator", "Imag
 
 DEFAULT_MEMORY_LIMIT = 256 * 2**20
 """Bytes that the temporary arrays of a chunk may take where the caller names no limit: small beside Binder's 2 GB."""
+
+STREAM_CHUNKS = 32
+"""Chunks of images that a stream takes where no ``chunk_size`` is given."""
 
 PAIR_ENTRIES = 20
 """Numbers that a reduction holds at once for each pair of a query and an atom, at most (``TopImages``, in float64)."""
@@ -140,8 +144,12 @@ class Estimator(ABC):
         """Return the path that this estimator takes."""
 
     @abstractmethod
-    def _reduced(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Posterior | Moments | Sources | Any:
-        """Return the reduction of checked measurements."""
+    def _state(self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range) -> Any:
+        """Return the state of a reduction of checked measurements over a range of images."""
+
+    @abstractmethod
+    def _layout(self, queries: int) -> Layout:
+        """Return how the results of a number of measurements are laid out."""
 
     @property
     @abstractmethod
@@ -173,11 +181,43 @@ class Estimator(ABC):
         finite, a sigma that is not positive, or a positive tolerance with a reduction that cannot honour it, and
         ``TypeError`` for what is no reduction.
         """
+        sigma, reduction = self._checked(y, sigma, reduction, tolerance)
+        state = self._state(y, sigma, reduction, range(self.images.shape[0]))
+        return reduction.finish(state, self._layout(len(y)))
+
+    def stream(
+        self,
+        y: Float[Tensor, "b ..."],
+        *,
+        sigma: float | Tensor,
+        reduction: Reduction | None = None,
+        after: PartialPosterior | None = None,
+    ) -> Iterator[PartialPosterior]:
+        """Reduce chunk after chunk of images and yield, after each, a ``PartialPosterior`` of all images so far.
+
+        Its ``result()`` is the estimate from those images alone; the last is that of a call. ``chunk_size`` images make
+        a chunk (else one in STREAM_CHUNKS of all). A partial posterior can be kept, with pickle, and handed in again as
+        ``after``, with the same arguments: the stream goes on with the next image.
+
+        Raises what a call raises, and ``ValueError`` where ``after`` belongs to other arguments.
+        """
+        sigma, reduction = self._checked(y, sigma, reduction)
+        count = self.images.shape[0]
+        layout, done, state = self._layout(len(y)), 0, None
+        if after is not None:
+            after.check_continues(reduction, layout, count)
+            done, state = after.images, after.state
+        for start, stop in _split(range(done, count), self.chunk_size or -(-count // STREAM_CHUNKS)):
+            of_chunk = self._state(y, sigma, reduction, range(start, stop))
+            state = of_chunk if state is None else reduction.merge(state, of_chunk)
+            yield PartialPosterior(reduction, layout, state, stop)
+
+    def _checked(self, y: Tensor, sigma: Any, reduction: Any, tolerance: float = 0.0) -> tuple[Tensor, Reduction]:
+        """Return sigma, one per query, and the reduction, once all arguments of a call have been checked."""
         reduction = checked_reduction(reduction)
         check_measurements(y, self.measurement_shape, self.dtype, self.device)
-        sigma = checked_sigma(sigma, len(y), y.device)
         check_tolerance(tolerance, reduction)
-        return self._reduced(y, sigma, reduction)
+        return checked_sigma(sigma, len(y), y.device), reduction
 
     def log_density(self, posterior: Any, sigma: float | Tensor) -> Float[Tensor, "b ..."]:
         """Complete a log-partition with its constants and return the log-density, in nats, shaped like it.
@@ -247,24 +287,24 @@ class _GlobalEstimator(Estimator):
             return math.prod(self.measurement_shape)
         return rank(self.pre_inverse, self.measurement_shape)
 
-    def _reduced(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Posterior | Moments | Sources | Any:
+    def _state(self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range) -> Any:
         blocks = [slice(at, at + self._queries_at_once) for at in range(0, len(y), self._queries_at_once)]
-        chunks = self._chunks(min(len(y), self._queries_at_once))
+        chunks = self._chunks(images, min(len(y), self._queries_at_once))
         steps = progress(range(len(blocks) * len(chunks)), description=type(self).__name__, unit="chunk")
         listed = getattr(reduction, "atoms_listed", 0)
         states = [
             accumulate(
                 self._terms(y[block], sigma[block], listed, zip(chunks, steps, strict=False)),
                 reduction,
-                self._layout(y[block]),
+                self._layout(len(y[block])),
             )
             for block in blocks
         ]
-        return reduction.finish(join(states), self._layout(y))
+        return join(states)
 
-    def _layout(self, y: Tensor) -> Layout:
+    def _layout(self, queries: int) -> Layout:
         has_pixels = self._comparison.shifts is not None
-        return Layout((len(y),), tuple(self.images.shape[1:]), self.dtype, self.device, has_pixels)
+        return Layout((queries,), tuple(self.images.shape[1:]), self.dtype, self.device, has_pixels)
 
     def _terms(self, y: Tensor, sigma: Tensor, listed: int, chunks: Iterator) -> Iterator[Term]:
         """Yield a term per chunk of images: r² and -r²/2σ² of all its atoms."""
@@ -288,7 +328,9 @@ class _GlobalEstimator(Estimator):
     def _stored_keys(self) -> Keys:
         """Compute the keys of all images once and return them."""
         kept = None
-        for start, stop in progress(self._chunks(0), description=type(self).__name__, unit="chunk"):
+        for start, stop in progress(
+            self._chunks(range(len(self.images)), 0), description=type(self).__name__, unit="chunk"
+        ):
             keys = self._make_keys(self.images[start:stop])
             if kept is None:
                 kept = Keys(*(x.new_empty(len(self.images), *x.shape[1:]) for x in keys))
@@ -307,15 +349,14 @@ class _GlobalEstimator(Estimator):
         per_query = self._comparison.query_entries + PAIR_ENTRIES * self._comparison.atoms_per_image
         return max(1, (self.memory_limit // self.dtype.itemsize - self._image_entries) // per_query)
 
-    def _chunks(self, n_queries: int) -> list[tuple[int, int]]:
-        """Return the first image of every chunk, and that after its last."""
-        count, atoms = self.images.shape[0], self._comparison.atoms_per_image
+    def _chunks(self, images: range, n_queries: int) -> list[tuple[int, int]]:
+        """Return the first image of every chunk of a range, and that after its last."""
+        atoms = self._comparison.atoms_per_image
         room = self.memory_limit // self.dtype.itemsize - self._comparison.query_entries * n_queries
         chosen = room // (self._image_entries + PAIR_ENTRIES * n_queries * atoms)
         if atoms > 1:
             chosen = min(chosen, CACHED_PAIRS // (max(1, n_queries) * atoms))
-        size = min(count, max(1, chosen) if self.chunk_size is None else self.chunk_size)
-        return [(start, min(start + size, count)) for start in range(0, count, size)]
+        return _split(images, max(1, chosen) if self.chunk_size is None else self.chunk_size)
 
 
 @final
@@ -513,33 +554,24 @@ class LocalEquivariantMMSE(Estimator):
     def _dimension(self) -> Int64[Tensor, "h w"]:
         return self.ranks
 
-    def _reduced(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Posterior | Moments | Sources | Any:
-        """Reduce as many measurements at a time as the memory limit allows."""
-        h, w = self.images.shape[2:]
-        size = len(y) if _same(y) else self._measurements_at_once
-        states = [self._state(*each, reduction) for each in zip(y.split(size), sigma.split(size), strict=True)]
-        return reduction.finish(join(states), self._layout((len(y), h, w)))
-
-    def _state(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Any:
-        """Reduce by the kernel where it is worth it, and return the state of all pixels in their order."""
-        pairs = (1 if _same(y) else len(y)) * self.images.shape[0] * len(self.window_index) ** 2
+    def _state(self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range) -> Any:
+        """Reduce by the kernel where it is worth it, else as many measurements at a time as the memory limit allows."""
+        pairs = (1 if _same(y) else len(y)) * len(images) * len(self.window_index) ** 2
         means_only = getattr(reduction, "means_only", False) and not y.requires_grad
-        if self._fused is None or pairs < FUSED_FROM or not means_only or float(sigma.min()) < FUSED_SIGMA:
-            return self._state_by_products(y, sigma, reduction)
-        return self._state_by_kernel(y, sigma, reduction)
+        by_kernel = self._fused is not None and pairs >= FUSED_FROM and means_only and float(sigma.min()) >= FUSED_SIGMA
+        size = len(y) if _same(y) else 1 if by_kernel else self._measurements_at_once
+        reduced = self._state_by_kernel if by_kernel else self._state_by_products
+        split = zip(y.split(size), sigma.split(size), strict=True)
+        return join([reduced(*each, reduction, images) for each in split])
 
-    def _state_by_kernel(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Any:
-        """Reduce one measurement after the other, for all sigmas that it has."""
-        states, size = [], len(y) if _same(y) else 1
-        for each, factors in zip(y.split(size), (-2 * self._scale(sigma)).split(size), strict=True):
-            layout = self._layout((len(factors) * len(self.window_index),))
-            terms = self._fused.terms(self._centred(each[:1])[0], factors, self._fused_chunks())
-            states.append(accumulate(terms, reduction, layout))
-        return join(states)
+    def _state_by_kernel(self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range) -> Any:
+        """Reduce one measurement, for all its sigmas."""
+        terms = self._fused.terms(self._centred(y[:1])[0], -2 * self._scale(sigma), self._fused_chunks(images))
+        return accumulate(terms, reduction, self._layout(len(y)))
 
-    def _fused_chunks(self) -> Iterator[FusedChunk]:
+    def _fused_chunks(self, images: range) -> Iterator[FusedChunk]:
         """Yield chunks of images as the kernel takes them, with a bar."""
-        chunks = self._chunks()
+        chunks = self._chunks(images)
         for start, stop in progress(chunks, description=type(self).__name__, unit="chunk"):
             if self._fused_images is not None:
                 yield FusedChunk(*(x[start:stop] for x in self._fused_images))
@@ -547,27 +579,19 @@ class LocalEquivariantMMSE(Estimator):
                 images = self._images(start, stop)
                 yield self._fused.chunk(self._centred(self._measure(images)), images)
 
-    def _state_by_products(self, y: Tensor, sigma: Tensor, reduction: Reduction) -> Any:
+    def _state_by_products(self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range) -> Any:
         """Reduce blocks of the pixels of each stratum, and return the state of all pixels in their order."""
         b, (h, w) = len(y), self.images.shape[2:]
         shared = -2 * self._scale(sigma) if _same(y) else None
         factor = torch.ones_like(shared[:1]) if _same(y) else -2 * self._scale(sigma)
         v = self._centred(y[:1] if _same(y) else y)
         blocks = [self._blocks(comparison, v, factor) for comparison in self._comparisons]
-        states = [[reduction.start(self._layout((b * len(pixels),))) for pixels, _ in each] for each in blocks]
-        chunks = self._chunks()
-        steps = progress(range(len(chunks) * len(blocks)), description=type(self).__name__, unit="stratum")
-        for start, stop in chunks:
-            images = self._images(start, stop)
-            keys = self._centred(self._measure(images)) if self._keys is None else self._keys[start:stop]
-            for i, _ in zip(range(len(blocks)), steps, strict=False):
-                comparison = self._comparisons[i]
-                for at, rows, columns in self._groups(i, images, keys):
-                    facts = {"inverse_variances": shared, "first_image": start + at}
-                    for j, (_, queries) in enumerate(blocks[i]):
-                        scores = comparison.scores(queries, rows)
-                        term = WindowTerm(scores, queries, comparison, columns, **facts)
-                        states[i][j] = reduction.update(states[i][j], term)
+        states = [[reduction.start(self._flat_layout(b * len(pixels))) for pixels, _ in each] for each in blocks]
+        for i, first, rows, columns in self._groups(images):
+            comparison, facts = self._comparisons[i], {"inverse_variances": shared, "first_image": first}
+            for j, (_, queries) in enumerate(blocks[i]):
+                term = WindowTerm(comparison.scores(queries, rows), queries, comparison, columns, **facts)
+                states[i][j] = reduction.update(states[i][j], term)
         first_pixels = torch.arange(b, device=self.device)[:, None] * h * w
         place = torch.cat([(first_pixels + pixels).flatten() for of_stratum in blocks for pixels, _ in of_stratum])
         joined = join([state for of_stratum in states for state in of_stratum])
@@ -585,19 +609,29 @@ class LocalEquivariantMMSE(Estimator):
             queries.append((pixels, comparison.queries(windows.flatten(0, 1), factor.repeat_interleave(len(pixels)))))
         return queries
 
-    def _groups(
-        self, stratum: int, images: Float[Tensor, "k c h w"], keys: Float[Tensor, "k c h w"] | None
-    ) -> Iterator[tuple[int, Any, Float[Tensor, "c1 K"]]]:
-        """Yield the first of a few images, and keys and columns of the windows of a stratum in them."""
-        comparison = self._comparisons[stratum]
-        size = self._images_at_once(comparison)
-        for group, at in enumerate(range(0, len(images), size)):
-            if self._rows is not None and self._rows[stratum] is not None:
-                rows = self._rows[stratum][group]
+    def _groups(self, images: range) -> Iterator[tuple[int, int, Any, Float[Tensor, "c1 K"]]]:
+        """Yield a stratum, the first of a few images, and keys and columns of its windows in them, with a bar."""
+        sizes = [self._images_at_once(comparison) for comparison in self._comparisons]
+        chunks = self._chunks(images)
+        todo = [
+            (c, i, *part)
+            for c, chunk in enumerate(chunks)
+            for i, n in enumerate(sizes)
+            for part in _split(range(*chunk), n)
+        ]
+        held = None
+        for chunk, i, start, stop in progress(todo, description=type(self).__name__, unit="block"):
+            first, end = chunks[chunk]
+            if held != chunk:
+                held, values = chunk, self._images(first, end)
+                keys = self._centred(self._measure(values)) if self._keys is None else self._keys[first:end]
+            comparison, part = self._comparisons[i], slice(start - first, stop - first)
+            if self._rows is None:
+                rows = comparison.keys(self._windows(comparison, keys[part]))
             else:
-                rows = comparison.keys(self._windows(comparison, keys[at : at + size]))
-            values = images[at : at + size].flatten(2)[..., comparison.pixels].movedim(1, 0).flatten(1)
-            yield at, rows, torch.cat([values, torch.ones_like(values[:1])])
+                rows = comparison.of_images(self._rows[i], start, stop)
+            colours = values[part].flatten(2)[..., comparison.pixels].movedim(1, 0).flatten(1)
+            yield i, start, rows, torch.cat([colours, torch.ones_like(colours[:1])])
 
     def _windows(self, comparison: WindowComparison, v: Float[Tensor, "k c h w"]) -> Float[Tensor, "k s d"]:
         """Return the windows around the pixels of a stratum: slices where they are many, else entry by entry."""
@@ -611,8 +645,11 @@ class LocalEquivariantMMSE(Estimator):
         """Return B of measurements less one colour, in float64 where whitening amplifies rounding."""
         return self.pre_inverted(measurements, self._v_dtype) - self._colour
 
-    def _layout(self, query_shape: tuple[int, ...]) -> Layout:
-        return Layout(query_shape, tuple(self.images.shape[1:2]), self.dtype, self.device, has_pixels=True)
+    def _layout(self, queries: int) -> Layout:
+        return replace(self._flat_layout(queries), query_shape=(queries, *self.images.shape[2:]))
+
+    def _flat_layout(self, windows: int) -> Layout:
+        return Layout((windows,), tuple(self.images.shape[1:2]), self.dtype, self.device, has_pixels=True)
 
     def _stored_keys(self) -> Float[Tensor, "D c_v h w"]:
         """Compute B A x of all images once and return them."""
@@ -620,31 +657,29 @@ class LocalEquivariantMMSE(Estimator):
         parts = progress(self.images.split(step), description=type(self).__name__, unit="chunk")
         return torch.cat([self._centred(self._measure(images)) for images in parts])
 
-    def _stored_rows(self) -> list[list[Any] | None] | None:
+    def _stored_rows(self) -> list[Any] | None:
         """Whiten the windows of all images once, where that costs products and the memory limit holds them."""
-        if self._keys is None:
+        entries = sum(each.key_entries * len(each.pixels) for each in self._comparisons) * self.images.shape[0]
+        mixes = any(stratum.mixes for stratum in self.strata)
+        if self._keys is None or not mixes or entries * self.dtype.itemsize > self.memory_limit:
             return None
-        count, itemsize = len(self.images), self.dtype.itemsize
-        costs = [each.key_entries * len(each.pixels) for each in self._comparisons]
-        if not any(stratum.mixes for stratum in self.strata) or sum(costs) * count * itemsize > self.memory_limit:
-            return None
-        kept = []
-        for comparison in progress(self._comparisons, description=type(self).__name__, unit="stratum"):
-            groups = self._keys.split(self._images_at_once(comparison))
-            kept.append([comparison.keys(self._windows(comparison, keys)) for keys in groups])
-        return kept
+        comparisons = progress(self._comparisons, description=type(self).__name__, unit="stratum")
+        return [self._rows_of(comparison) for comparison in comparisons]
+
+    def _rows_of(self, comparison: WindowComparison) -> Any:
+        """Return the keys of a stratum's windows in all images, made a few images at a time."""
+        parts = self._keys.split(self._images_at_once(comparison))
+        return comparison.joined([comparison.keys(self._windows(comparison, part)) for part in parts])
 
     @property
     def _image_entries(self) -> int:
         """Return how many numbers an image takes beside its windows: itself, its measurement, B of it, twice each."""
         return 4 * math.prod(self.images.shape[1:]) + 2 * math.prod(self.measurement_shape)
 
-    def _chunks(self) -> list[tuple[int, int]]:
-        """Return the first image of every chunk, and that after its last: images of a set that is made on demand."""
-        count = self.images.shape[0]
+    def _chunks(self, images: range) -> list[tuple[int, int]]:
+        """Return the first image of every chunk of a range, and that after its last: as many as are made on demand."""
         room = self.memory_limit // (4 * self.dtype.itemsize)
-        size = count if self._keys is not None else self.chunk_size or max(1, room // self._image_entries)
-        return [(start, min(start + size, count)) for start in range(0, count, size)]
+        return _split(images, len(images) if self._keys is not None else self.chunk_size or room // self._image_entries)
 
     def _images_at_once(self, comparison: WindowComparison) -> int:
         """Return how many images' windows of a stratum make a term."""
@@ -663,6 +698,11 @@ class LocalEquivariantMMSE(Estimator):
     @property
     def _pairs_at_once(self) -> int:
         return min(TERM_PAIRS, self.memory_limit // (PAIR_ENTRIES * self.dtype.itemsize))
+
+
+def _split(images: range, size: int) -> list[tuple[int, int]]:
+    """Return the first image of every part of a range, and that after its last."""
+    return [(start, min(start + size, images.stop)) for start in range(images.start, images.stop, max(1, size))]
 
 
 def _same(y: Tensor) -> bool:

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol, final, runtime_checkable
+from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -28,6 +28,7 @@ __all__ = [
     "Layout",
     "MeanTerm",
     "Moments",
+    "PartialPosterior",
     "Posterior",
     "PosteriorMean",
     "PosteriorMoments",
@@ -330,6 +331,53 @@ class Reduction(Protocol):
 
     def finish(self, state, layout: Layout):
         """Return the result."""
+
+
+@dataclass(frozen=True)
+class PartialPosterior:
+    """What a reduction knows after some images: its state, mergeable with that of other images (S12.6).
+
+    ``images`` counts them; the indices of sources count from the first of them. Shards that are reduced apart merge in
+    the order of their images. It holds a few numbers per query, never one per image, and can be pickled.
+    """
+
+    reduction: Any
+    layout: Layout
+    state: Any
+    images: int
+
+    def result(self) -> Any:
+        """Return the result of the reduction over these images alone."""
+        return self.reduction.finish(self.state, self.layout)
+
+    def merge(self, later: "PartialPosterior") -> "PartialPosterior":
+        """Return the partial posterior of these images and of those that follow them.
+
+        Raises ``ValueError`` where the two belong to different reductions or measurements.
+        """
+        if (self.reduction, self.layout) != (later.reduction, later.layout):
+            raise ValueError(
+                f"Partial posteriors merge where reduction and layout agree: got {self.reduction} with {self.layout}, "
+                f"and {later.reduction} with {later.layout}. Reduce both shards with the same y, sigma and reduction."
+            )
+        state = self.reduction.merge(self.state, _numbered_from(self.images, later.state))
+        return PartialPosterior(self.reduction, self.layout, state, self.images + later.images)
+
+    def check_continues(self, reduction: Any, layout: Layout, images: int) -> None:
+        """Raise ``ValueError`` unless a stream with these arguments, over so many images, may go on from here."""
+        if (self.reduction, self.layout) != (reduction, layout) or self.images > images:
+            raise ValueError(
+                f"after is a partial posterior of {self.images} images with {self.reduction} and {self.layout}: this "
+                f"stream has {images} images, {reduction} and {layout}. Hand over what a stream with the same "
+                "arguments yielded."
+            )
+
+
+def _numbered_from(first: int, state: Any) -> Any:
+    """Return a state whose images count from ``first``; -1 stays what it is."""
+    if not isinstance(state, _TopState):
+        return state
+    return state._replace(image=torch.where(state.image >= 0, state.image + first, state.image))
 
 
 def reduce(terms: Iterable[Term], reduction: Reduction, layout: Layout):

@@ -81,6 +81,14 @@ class WindowComparison(ABC):
     def keys(self, windows: Float[Tensor, "k s d"]) -> Any:
         """Return the windows of images around the stratum's pixels as keys."""
 
+    def joined(self, parts: list[Any]) -> Any:
+        """Return the keys of some images from those of their parts."""
+        return torch.cat(parts)
+
+    def of_images(self, keys: Any, start: int, stop: int) -> Any:
+        """Return the keys of the images from ``start`` to ``stop``."""
+        return keys[start * len(self.pixels) : stop * len(self.pixels)]
+
     @abstractmethod
     def scores(self, queries: WindowQueries, keys: Any) -> Float[Tensor, "q K"]:
         """Return ``own`` - ``factor`` · ½r² of every query and atom, image-major."""
@@ -144,6 +152,14 @@ class SeveralWhiteners(WindowComparison):
     def keys(self, windows: Float[Tensor, "k s d"]) -> list[Tensor]:
         """Return the keys of each class."""
         return [each.keys(windows[:, place]) for each, place in zip(self.classes, self.places, strict=True)]
+
+    def joined(self, parts: list[list[Tensor]]) -> list[Tensor]:
+        """Return the keys of each class from those of their parts."""
+        return [torch.cat(of_class) for of_class in zip(*parts, strict=True)]
+
+    def of_images(self, keys: list[Tensor], start: int, stop: int) -> list[Tensor]:
+        """Return the keys of each class in the images from ``start`` to ``stop``."""
+        return [each.of_images(rows, start, stop) for each, rows in zip(self.classes, keys, strict=True)]
 
     def scores(self, queries: WindowQueries, keys: list[Tensor]) -> Float[Tensor, "q K"]:
         """Return -f · ½r² of every query and atom."""
