@@ -101,8 +101,8 @@ def told(sentence):
 def test_sentence_counts_owners_truly_in_every_state(image, halved):
     """At every noise level, with small and large windows: what is said of owners is what the map holds."""
     said = set()
-    grid = room.SIGMAS, room.PATCH_SIZES
-    for sigma, patch_size in itertools.product(*grid) if halved else (*zip(*grid, strict=False), (0.2, 1), (10.0, 5)):
+    grid = room.SIGMAS, room.PATCH_SIZES[::2] if image == "bag" else room.PATCH_SIZES[1::4]
+    for sigma, patch_size in itertools.product(*grid) if halved else ((0.02, 7), (0.2, 1), (0.3, 5), (10.0, 5)):
         found = room._denoised(sigma, patch_size, 10, image, halved)
         view = (room.patch_coarsely if halved else room.patch)(sigma, patch_size, 10, image)
         owner, total = found.owner, found.owner.numel()
@@ -192,9 +192,12 @@ def test_frames_are_the_legend():
 
 # ---- The price of a pre-inverse -------------------------------------------------------------------------------------
 
-PAIRS = [(A, "A⁺") for A in room.OPERATORS] + [
-    ("motion blur", "Tikhonov"),
-    ("half in the shade", "Aᵀ"),
+PAIRS = [
+    ("motion blur", "A⁺"),
+    ("strong blur", "Tikhonov"),
+    ("half in the shade", "A⁺"),
+    ("hole", "A⁺"),
+    ("random mask", "Aᵀ"),
     ("stripes", "Id"),
 ]
 
@@ -222,7 +225,8 @@ def test_numbers_are_those_of_the_formulas(operator, pre_inverse):
 def test_sentence_says_who_wins_in_every_state(operator, pre_inverse):
     """Winner, margin, what remains without noise, amplification and look-alikes are those of pictures and numbers."""
     blurs_or_masks = operator != "half in the shade"
-    for sigma, image in zip(room.PRICE_SIGMAS[::2], itertools.cycle(room.TRUTHS), strict=False):
+    first = list(room.OPERATORS).index(operator) % 4  # each operator at two noise levels, all levels in turn
+    for sigma, image in zip(room.PRICE_SIGMAS[first::4], itertools.cycle(room.TRUTHS), strict=False):
         view = room.price(operator, pre_inverse, sigma, 3, image)
         sentence, x = view.sentence, view.pictures["x"]
         if pre_inverse == "Id":
@@ -335,15 +339,13 @@ def test_the_sentence_about_a_hole_is_true(name):
     assert seen.get(blind, f"{blind} pixels see nothing in their 5 × 5 windows") in said
 
 
-def test_the_coarse_answer_is_the_estimate_from_fewer_images():
+def test_the_coarse_answer_is_the_first_half_of_the_full_one():
     mask = wide_hole()
     coarse, full = room.fill_coarsely(mask), room.fill(mask)
     assert list(coarse.pictures) == list(full.pictures)[:3]
-    torch.testing.assert_close(coarse.pictures["y"], full.pictures["y"])
-    images, physics = data.fashion_mnist("train", 10), le.Inpainting(mask)
-    x_hat = le.LocalEquivariantMMSE(images, physics, 5)(coarse.pictures["y"], sigma=0.1).mean
-    torch.testing.assert_close(coarse.pictures["x_hat, B = Id"], x_hat)
-    assert "10 of 20 images" in coarse.sentence
+    for name, picture in coarse.pictures.items():
+        torch.testing.assert_close(picture, full.pictures[name])
+    assert "B = A⁺ follows" in coarse.sentence
 
 
 def shown_hole(monkeypatch, rung="anywidget"):
@@ -393,7 +395,7 @@ def test_a_pause_lets_the_full_answer_follow(monkeypatch):
 
     for moving in ({"kind": "preset", "name": "half", "percent": 50}, {"kind": "invert"}, {"kind": "undo"}):
         order(**moving, resting=False)
-        assert painter.grid.frame["sentence"].startswith("Here B = Id with 10 of 20")
+        assert painter.grid.frame["sentence"].startswith("B = Id alone for now")
         assert probe.y is first
     order(kind="rest", resting=True)
     assert painter.grid.frame["sentence"] == room.fill(hole.mask).sentence
@@ -454,7 +456,7 @@ def test_it_shows_a_still_picture_first(monkeypatch, rung):
 
 def test_defaults_make_the_point():
     """A bag of other garments' pixels; a pre-inverse that loses; a hole that only the aware estimator fills."""
-    assert room.patchwork_of_windows().look().sentence.startswith("A patchwork: 19 of 20 images")
+    assert room.patchwork_of_windows().look().sentence.startswith("A patchwork: 9 of 10 images")
     assert " loses " in room.price_of_a_pre_inverse().look().sentence
     view = room.painted_hole().look()
     assert " wins " in view.sentence

@@ -87,12 +87,12 @@ HATCH, BORDER = "#B8B8B8", "#000000"
 PATCHWORK_CONTROLS = {
     "sigma": Slider("noise level σ", SIGMAS, default=0.1),
     "patch_size": Slider("patch size p", PATCH_SIZES, default=5),
-    "count": Slider("training images D", COUNTS, default=20),
+    "count": Slider("training images D", COUNTS, default=10),
     "image": Choice("true image", (*TRUTHS, MEMBER), default="bag", folded=True),
 }
 
 
-def patchwork_of_windows(sigma: float = 0.1, patch_size: int = 5, count: int = 20, image: str = "bag") -> Explorable:
+def patchwork_of_windows(sigma: float = 0.1, patch_size: int = 5, count: int = 10, image: str = "bag") -> Explorable:
     """Return the explorable: a denoised image, who owns its pixels, and how many windows each mixes."""
     return Explorable(
         patch,
@@ -416,7 +416,7 @@ def _over(gain: float) -> str:
 
 # ---- A painted hole -------------------------------------------------------------------------------------------------
 
-HOLE_IMAGES, FEW = 20, 10  # few while the brush moves: one of each class
+HOLE_IMAGES = 10  # one of each class: few enough to follow the brush
 HOLE_PATCH = 5
 HOLE_SIGMA = 0.1
 HOLE_TRUTH = "boot"
@@ -574,12 +574,11 @@ def fill(mask: Float32[Tensor, "28 28"]) -> View:
 
 @one_thread()
 def fill_coarsely(mask: Float32[Tensor, "28 28"]) -> View:
-    """Return the estimate with B = Id from few images, which is there before the brush has moved on."""
-    images, y = _images(FEW), _masked(mask)
-    estimator = LocalEquivariantMMSE(images, Inpainting(mask), HOLE_PATCH)
+    """Return the estimate with B = Id alone: it sorts no windows, and is there before the brush has moved on."""
+    y, estimator = _masked(mask), LocalEquivariantMMSE(_images(HOLE_IMAGES), Inpainting(mask), HOLE_PATCH)
     return View(
         pictures={"x": _truth(HOLE_TRUTH), "y": y, "x_hat, B = Id": estimator(y, sigma=HOLE_SIGMA).mean},
-        sentence=f"Here B = Id with {FEW} of {HOLE_IMAGES} images; the rest follows when the brush rests.",
+        sentence="B = Id alone for now; B = A⁺ follows when the brush rests.",
     )
 
 
