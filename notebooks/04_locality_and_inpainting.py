@@ -59,26 +59,27 @@ for (L, k), gradient in gradients.items():
 le.figures.show(seen, size=160)
 
 # %% [markdown]
-# Drawn is $\log_{10}$ of the gradient. Whatever the weights, an output pixel sees a window of side $p=1+L(k-1)$, going on
-# around the border, and nothing else.
+# Drawn is $\log_{10}$ of the gradient. Whatever the weights, an output pixel sees a window of side $p=1+L(k-1)$, going
+# on around the border, and nothing else.
 #
 # ## The theorem in the open
 #
 # So every output pixel is $\hat x(n')=f(v[\omega_{n'}])$: *one* function $f$, applied to the window $\omega_{n'}$ of
 # $v=By$ around $n'$. Every window of every training image is an example for it: $f$ sees $Q_ny$, where $Q_n$ holds the
-# rows of $B$ in the window, and should answer the pixel at its centre, $x_d(n)$. The best answer is again a weighted mean,
+# rows of $B$ in the window, and should answer the pixel at its centre, $x_d(n)$. The best answer is again a weighted
+# mean,
 #
 # $$\hat x(n')=\sum_d\sum_{n\in\mathcal S}w_{d,n}\,x_d(n),\qquad
 # w_{d,n}\propto\mathcal N\big(v[\omega_{n'}];\,Q_nAx_d,\,\sigma^2Q_nQ_n^\top\big),$$
 #
-# over the *stratum* $\mathcal S=\{n:\operatorname{Im}Q_n=\operatorname{Im}Q_{n'}\}$: by notebook 01, only Gaussians on one
-# subspace compete.
+# over the *stratum* $\mathcal S=\{n:\operatorname{Im}Q_n=\operatorname{Im}Q_{n'}\}$: by notebook 01, only Gaussians on
+# one subspace compete.
 
 
 # %%
 # NBVAL_CHECK_OUTPUT
 def theorem(images, A, B, y, sigma, p):
-    """Return the best local equivariant function of v = B y (dense, one channel), its weights, and who shares a stratum."""
+    """Return the best local equivariant function of v = B y (one channel), its weights, and who shares a stratum."""
     Q = B[le.patches.window_index(*images.shape[2:], p)]  # (N, p², M)
     Q_plus = torch.linalg.pinv(Q, rtol=1e-10)
     same = ((Q @ Q_plus)[:, None] - Q @ Q_plus).abs().amax((2, 3)) < 1e-7  # (N, N): equal projectors
@@ -115,10 +116,12 @@ for name, (A, B) in pairs.items():
 #
 # ## A portrait
 #
-# Denoising, $A=B=\mathrm{Id}$: compare the window around $n'$ with all windows of all images, and average their *centres*.
+# Denoising, $A=B=\mathrm{Id}$: compare the window around $n'$ with all windows of all images, and average their
+# *centres*.
 #
-# **Predict.** The training set: five bits of a photograph of a cat, five of a cup of coffee, five of a rocket. The network
-# is shown the noisy portrait of an astronaut. What comes back if it sees $1\times1$, $3\times3$, … $11\times11$ pixels?
+# **Predict.** The training set: five bits of a photograph of a cat, five of a cup of coffee, five of a rocket. The
+# network is shown the noisy portrait of an astronaut. What comes back if it sees $1\times1$, $3\times3$, … $11\times11$
+# pixels?
 
 # %% tags=["claim"] claim="04-outside-the-hull-of-all-shifts"
 # NBVAL_CHECK_OUTPUT
@@ -141,19 +144,21 @@ for p in (1, 3, 5, 7, 11):
 who = {"images": ["blue"] * 5 + ["orange"] * 5 + ["pink"] * 5}
 above = le.figures.show(images=images, columns=15, size=48, notes=who)
 below = le.figures.show({"x, y": torch.cat([x, y])} | paintings, size=144)
-alt = """Above, bits of a cat, a cup of coffee and a rocket. Below, a portrait made of them: with windows of 1 and 3 pixels a
-likeness, with larger ones flat facets. Below each, in three colours, the photograph that its pixels come from."""
+alt = """Above, bits of a cat, a cup of coffee and a rocket. Below, a portrait made of them: with windows of 1 and 3
+pixels a likeness, with larger ones flat facets. Below each, in three colours, the photographs of its pixels."""
 le.figures.stack([above.figure, below.figure], alt=alt)
 
 # %% [markdown]
-# No astronaut was in the training set, and there she is, painted with a cat (blue), coffee (orange) and a rocket (pink).
-# Small windows find nearly any colour. Larger ones ask for whole details, which these photographs do not have, and the face falls into
-# facets: a cubist portrait.
+# No astronaut was in the training set, and there she is, painted with a cat (blue), coffee (orange) and a rocket
+# (pink). Small windows find nearly any colour. Larger ones ask for whole details, which these photographs do not have,
+# and the face falls into facets: a cubist portrait.
 #
-# The estimators of 02 and 03 stay in the convex hull of the training images, or of all their shifts. Here only each *pixel*
-# is a mean of training pixels; the image lies outside, as one direction proves along which it is farther out than all of them.
+# The estimators of 02 and 03 stay in the convex hull of the training images, or of all their shifts. Here only each
+# *pixel* is a mean of training pixels; the image lies outside, as one direction proves along which it is farther out
+# than all of them.
 #
-# What is her eye made of? Touch other pixels too. Then, with garments, look for three regimes: a copy, a patchwork, a mean.
+# What is her eye made of? Touch other pixels too. Then, with garments, look for three regimes: a copy, a patchwork, a
+# mean.
 
 # %%
 le.ui.PixelProbe(le.LocalEquivariantMMSE(images, Id, patch_size=5), y, sigma=sigma, k=3, pixel=(14, 16))
@@ -168,8 +173,8 @@ le.ui.explorables.locality_and_inpainting.patchwork_of_windows()
 #
 # As in 02, $e^{H(w)}$ counts the effective sources, now of every pixel.
 #
-# **Predict.** Does a larger window average more sources, or fewer? And keep one $y$, but tell the estimator another $\sigma$:
-# nearly 0, or huge. What does it answer?
+# **Predict.** Does a larger window average more sources, or fewer? And keep one $y$, but tell the estimator another
+# $\sigma$: nearly 0, or huge. What does it answer?
 
 # %% tags=["claim"] claim="04-larger-windows-fewer-sources"
 # NBVAL_CHECK_OUTPUT
@@ -200,14 +205,14 @@ axes.legend()
 le.figures.stack([above.figure, figure], alt=f"{above.alt} Below, sources rise with σ, and larger windows have fewer.")
 
 # %% [markdown] tags=["predict"]
-# Above, $y$ was made with $\sigma=0.3$. Told nearly 0, each pixel is the centre of the nearest window, noise and all; told a
-# huge $\sigma$, the mean of all pixels, one grey. Below, told the truth: a larger window is a sharper question, for which fewer
-# windows pass as an answer.
+# Above, $y$ was made with $\sigma=0.3$. Told nearly 0, each pixel is the centre of the nearest window, noise and all;
+# told a huge $\sigma$, the mean of all pixels, one grey. Below, told the truth: a larger window is a sharper question,
+# for which fewer windows pass as an answer.
 #
 # ## Deconvolution: now B matters
 #
-# For 03 all invertible convolutions $B$ were alike: what one does, the network can undo. Small windows cannot, for the undoing
-# reaches beyond them.
+# For 03 all invertible convolutions $B$ were alike: what one does, the network can undo. Small windows cannot, for the
+# undoing reaches beyond them.
 #
 # **Predict.** A blur, windows of $3\times3$. Should the network see $y$, or $A^+y$ (sharp, in a storm of noise), or
 # Tikhonov's compromise $(A^\top A+\sigma^2)^{-1}A^\top y$? At which noise level?
@@ -249,15 +254,16 @@ below = le.figures.show(maps, size=196)
 le.figures.stack([figure, below.figure], alt=f"A⁺ is best for small σ, worst for large. Maps at σ = 0.1: {below.alt}")
 
 # %% [markdown]
-# For training images $y$ beats $A^+y$ at every noise level. For unseen ones $A^+$ wins where there is little noise, and loses
-# where there is more. Why? The whitened distance of two windows is
+# For training images $y$ beats $A^+y$ at every noise level. For unseen ones $A^+$ wins where there is little noise, and
+# loses where there is more. Why? The whitened distance of two windows is
 #
 # $$\eta=\|Q_n^+\Delta+Q_n^+Q_{n'}e\|,\qquad\Delta=Q_{n'}A\bar x-Q_nAx_d:$$
 #
-# *discrimination* plus *noise*. $A^+$ multiplies one frequency by 5000, yet the map of the amplification says 1 everywhere:
-# whitening cancels what a convolution does to noise. What is left is discrimination, and it has two sides. With $A^+$, windows
-# that look alike *are* alike, as $\Delta$ compares sharp images: without noise both inverses err less than $B=\mathrm{Id}$. But
-# little in these windows rises above noise, so that soon all look alike: $\|Q_n^+\Delta\|^2<2\sigma^2\ln DN$ (the other maps, for a boot).
+# *discrimination* plus *noise*. $A^+$ multiplies one frequency by 5000, yet the map of the amplification says 1
+# everywhere: whitening cancels what a convolution does to noise. What is left is discrimination, and it has two sides.
+# With $A^+$, windows that look alike *are* alike, as $\Delta$ compares sharp images: without noise both inverses err
+# less than $B=\mathrm{Id}$. But little in these windows rises above noise, so that soon all look alike:
+# $\|Q_n^+\Delta\|^2<2\sigma^2\ln DN$ (the other maps, for a boot).
 #
 # Only windows as large as the image forget $B$, as below. Then try other operators: where does $B=\mathrm{Id}$ win?
 
@@ -278,12 +284,12 @@ le.ui.explorables.locality_and_inpainting.price_of_a_pre_inverse()
 # %% [markdown] tags=["predict"]
 # ## Inpainting: who may speak?
 #
-# Let $A$ be a mask and $B=A^+$, which blackens the holes. Then $\operatorname{Im}Q_n$ are the windows that are black where
-# the mask hides: the stratum of a pixel holds all pixels *with the same visible pattern* around them.
+# Let $A$ be a mask and $B=A^+$, which blackens the holes. Then $\operatorname{Im}Q_n$ are the windows that are black
+# where the mask hides: the stratum of a pixel holds all pixels *with the same visible pattern* around them.
 #
-# **Predict.** In 400 pixels, how many see the pattern of row 5, column 9, in windows of $3\times3$? And who wins, $A^+$, which
-# knows the mask but may hear few witnesses, or $B=\mathrm{Id}$, where *all* windows may speak, but noise in a hole
-# passes for a measurement of black?
+# **Predict.** In 400 pixels, how many see the pattern of row 5, column 9, in windows of $3\times3$? And who wins,
+# $A^+$, which knows the mask but may hear few witnesses, or $B=\mathrm{Id}$, where *all* windows may speak, but noise
+# in a hole passes for a measurement of black?
 
 # %% tags=["claim"] claim="04-same-visible-pattern"
 lattice = torch.zeros(20, 20)
@@ -319,9 +325,9 @@ for name, mask in masks.items():
     assert (gain[0] > 1).all() and gain[1][-1] > 1.05 and (gain[1][0] > 0.9) == (name == "stripes")
 
 # %% [markdown] tags=["predict"]
-# A lattice leaves a pixel a quarter of all windows to learn from, a random mask nearly none. On training images $A^+$ always
-# wins: whoever knows where the holes are can draw noise for them himself. On unseen ones, behind a random mask, three images
-# are too few witnesses (below, left).
+# A lattice leaves a pixel a quarter of all windows to learn from, a random mask nearly none. On training images $A^+$
+# always wins: whoever knows where the holes are can draw noise for them himself. On unseen ones, behind a random mask,
+# three images are too few witnesses (below, left).
 #
 # **Predict.** If a hole is wider than the window, some windows see nothing at all. What stands in the middle?
 
@@ -346,21 +352,24 @@ le.figures.stack([figure, le.figures.show(shown).figure], alt="The blind middle 
 le.ui.explorables.locality_and_inpainting.painted_hole()
 
 # %% [markdown]
-# Windows that see nothing (rank 0) share *one* colour, the mean of what training images hold there, whatever was measured:
-# a grey square of side $13-(p-1)$, gone once the window is wider than the hole. $B=\mathrm{Id}$ takes the hole for a black cloth.
+# Windows that see nothing (rank 0) share *one* colour, the mean of what training images hold there, whatever was
+# measured: a grey square of side $13-(p-1)$, gone once the window is wider than the hole. $B=\mathrm{Id}$ takes the
+# hole for a black cloth.
 #
 # ## What we saw
 #
-# * A CNN whose pixels see $p\times p$ windows should average the *centres* of training windows: a patchwork that no mixture of
-#   training images, or of their shifts, could be.
-# * $B$ decides what a window tells. Knowing the physics helps where windows that look alike are alike, and hurts where too
-#   many look alike, or too few may speak.
-# * Behind a mask, $A^+$ compares only windows with the same visible pattern; where nothing is visible stands one colour.
+# * A CNN whose pixels see $p\times p$ windows should average the *centres* of training windows: a patchwork that no
+#   mixture of training images, or of their shifts, could be.
+# * $B$ decides what a window tells. Knowing the physics helps where windows that look alike are alike, and hurts where
+#   too many look alike, or too few may speak.
+# * Behind a mask, $A^+$ compares only windows with the same visible pattern; where nothing is visible stands one
+#   colour.
 #
 # ## Where this stands in the paper
 #
-# The third and last estimator of arXiv 2601.10334, its main result; S5 and S6 in the package's docstrings. For denoising it is
-# the local score of Kamb and Ganguli (arXiv 2412.20292). The strata are needed wherever ranks vary (S5.2). Next, in 05: does a
+# The third and last estimator of arXiv 2601.10334, its main result; S5 and S6 in the package's docstrings. For
+# denoising it is the local score of Kamb and Ganguli (arXiv 2412.20292). The strata are needed wherever ranks vary
+# (S5.2). Next, in 05: does a
 # *trained* CNN paint this patchwork?
 #
 # ## Exercises
@@ -368,8 +377,8 @@ le.ui.explorables.locality_and_inpainting.painted_hole()
 # %% [markdown] tags=["exercise", "hint"] exercise="04-window-of-a-network" minutes=3
 # ### Exercise 1: how far does it see?
 #
-# A network has four circular convolutions, with kernels of $3\times3$, $3\times3$, $5\times5$ and $1\times1$, on images of
-# $64\times64$ pixels. On how many input pixels does one output pixel depend?
+# A network has four circular convolutions, with kernels of $3\times3$, $3\times3$, $5\times5$ and $1\times1$, on images
+# of $64\times64$ pixels. On how many input pixels does one output pixel depend?
 #
 # <details><summary>Hint</summary>
 #
@@ -427,8 +436,8 @@ exercise.check(answer)
 # %% [markdown] tags=["exercise", "hint"] exercise="04-nearest-window" minutes=8
 # ### Exercise 2: no noise
 #
-# Write `patchwork(y, x)`: what the denoiser with $3\times3$ windows makes of `y`, (h, w), for $\sigma\to0$, if `x`, (h, w), is
-# the only training image. `windows(x)`, (h w, 9), gives the circular windows of an image, row by row.
+# Write `patchwork(y, x)`: what the denoiser with $3\times3$ windows makes of `y`, (h, w), for $\sigma\to0$, if `x`, (h,
+# w), is the only training image. `windows(x)`, (h w, 9), gives the circular windows of an image, row by row.
 #
 # <details><summary>Hint</summary>
 #
@@ -519,8 +528,8 @@ exercise.check(patchwork)
 # %% [markdown] tags=["exercise", "hint"] exercise="04-witnesses" minutes=5
 # ### Exercise 3: how many witnesses?
 #
-# Images have $12\times16$ pixels, and a mask hides every fourth column. $B=A^+$, windows of $3\times3$, 100 training images. Over
-# how many training pixels does the estimate of one pixel average, at most?
+# Images have $12\times16$ pixels, and a mask hides every fourth column. $B=A^+$, windows of $3\times3$, 100 training
+# images. Over how many training pixels does the estimate of one pixel average, at most?
 #
 # <details><summary>Hint</summary>
 #
@@ -541,7 +550,7 @@ exercise = Exercise(
         "Rows are free, but so are shifts by four columns: the mask has that period.": 1200,
         "Columns may shift by four, but rows are free as well.": 400,
         "Windows may come from other places, as long as they see the same pattern.": 100,
-        "Of the windows that see a hidden column, some have it at the left, some in the middle, some at the right.": 14400,
+        "Of the windows that see a hidden column, some have it at the left, some in the middle, some right.": 14400,
         "Half of the windows see a hidden column at one side, but at the left and at the right are two patterns.": 9600,
     },
     why="Four patterns share the 192 pixels equally: 48 pixels in each of 100 images.",
@@ -557,7 +566,8 @@ exercise.check(answer)
 # ```python
 # answer = 100 * 12 * 16 // 4
 # ```
-# The hidden column stands at the left, in the middle, at the right, or outside of the window: four strata of equal size.
+# The hidden column stands at the left, in the middle, at the right, or outside of the window: four strata of equal
+# size.
 #
 # </details>
 
