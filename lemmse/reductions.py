@@ -35,6 +35,7 @@ __all__ = [
     "Reduction",
     "Sources",
     "Term",
+    "TermMoments",
     "TopImages",
     "TopSources",
     "Values",
@@ -42,6 +43,7 @@ __all__ = [
     "join",
     "reduce",
     "weighted_mean",
+    "weighted_moments",
 ]
 
 
@@ -92,6 +94,17 @@ class ArrayValues:
         return weights, values
 
 
+class TermMoments(NamedTuple):
+    """Sums over the atoms of a term: weights in units of their peak, and means with these weights."""
+
+    mass: Float[Tensor, " q"]
+    mean: Float[Tensor, "q ..."]
+    square: Float[Tensor, "q ..."]
+    log_weight: Float[Tensor, " q"]  # of the log-weights of original atoms less the peak
+    largest: Float[Tensor, " q"]  # no mean: the largest of them
+    squared_residual: Float[Tensor, " q"]
+
+
 class Term(ABC):
     """A chunk of K atoms as q queries see it.
 
@@ -125,6 +138,18 @@ class Term(ABC):
         Both may be zero for a query whose ``peak`` is below its ``floor``: there the term has no share.
         """
 
+    @abstractmethod
+    def moments(self, floor: Float[Tensor, " q"]) -> TermMoments:
+        """Return what ``PosteriorMoments`` needs, which may be zero below the ``floor``."""
+
+    @abstractmethod
+    def mass(self, floor: Float[Tensor, " q"]) -> Float[Tensor, " q"]:
+        """Return the sum of the weights in units of the peak, which may be zero below the ``floor``."""
+
+    @abstractmethod
+    def log_weights_of(self, queries: Int64[Tensor, " m"]) -> Float[Tensor, "m K"]:
+        """Return the log-weights of some queries."""
+
 
 @final
 @dataclass(frozen=True)
@@ -147,6 +172,18 @@ class ArrayTerm(Term):
         """Return the sum of the weights in units of the peak, and the weighted mean of the values."""
         return weighted_mean(self.peak, self.log_weights, self.values)
 
+    def moments(self, floor: Float[Tensor, " q"]) -> TermMoments:
+        """Return what ``PosteriorMoments`` needs."""
+        return weighted_moments(self)
+
+    def mass(self, floor: Float[Tensor, " q"]) -> Float[Tensor, " q"]:
+        """Return the sum of the weights in units of the peak."""
+        return _in_units_of(self.peak, self.log_weights)[1]
+
+    def log_weights_of(self, queries: Int64[Tensor, " m"]) -> Float[Tensor, "m K"]:
+        """Return the log-weights of some queries."""
+        return self.log_weights[queries]
+
 
 @final
 class MeanTerm(Term):
@@ -163,6 +200,18 @@ class MeanTerm(Term):
     def mean(self, floor: Float[Tensor, " q"]) -> tuple[Float[Tensor, " q"], Float[Tensor, "q ..."]]:
         """Return the sum of the weights in units of the peak, and the weighted mean of the values."""
         return self._mass, self._mean
+
+    def mass(self, floor: Float[Tensor, " q"]) -> Float[Tensor, " q"]:
+        """Return the sum of the weights in units of the peak."""
+        return self._mass
+
+    def log_weights_of(self, queries: Int64[Tensor, " m"]) -> Float[Tensor, "m K"]:
+        """Raise ``TypeError``: they are not known."""
+        raise TypeError("Only the mean of this term is known: reductions with means_only = True ask for no more.")
+
+    def moments(self, floor: Float[Tensor, " q"]) -> TermMoments:
+        """Raise ``TypeError``: they are not known."""
+        raise TypeError("Only the mean of this term is known: reductions with means_only = True ask for no more.")
 
 
 @dataclass(frozen=True)
@@ -263,6 +312,22 @@ def weighted_mean(
     u, mass, _ = _in_units_of(peak, log_weights)
     total = values.weighted_sum(u)
     return mass, total / _column(_or_one(mass), total)
+
+
+def weighted_moments(term: Term) -> TermMoments:
+    """Return what ``PosteriorMoments`` needs of a term, from its log-weights and distances."""
+    u, mass, relative = _in_units_of(term.peak, term.log_weights)
+    total = _or_one(mass)
+    mean, square = term.values.weighted_sum(u), term.values.weighted_sum_of_squares(u)
+    original = relative if term.log_multiplicity is None else relative - term.log_multiplicity
+    return TermMoments(
+        mass,
+        mean / _column(total, mean),
+        square / _column(total, square),
+        (u * original).sum(1) / total,
+        original.amax(1),
+        (u * term.squared_distances).sum(1) / total,
+    )
 
 
 def _count_for_nothing(peak: Tensor, state) -> bool:
@@ -464,16 +529,17 @@ class PosteriorMoments:
         peak = term.peak
         if _count_for_nothing(peak, state):
             return state
-        u, mass, relative = _in_units_of(peak, term.log_weights)
-        total = _or_one(mass)
-        mean, square = term.values.weighted_sum(u), term.values.weighted_sum_of_squares(u)
-        mean, square = mean / _column(total, mean), square / _column(total, square)
-        variance = (square - mean.square()).clamp_min(0)
-        original = relative if term.log_multiplicity is None else relative - term.log_multiplicity
-        entropy = total.log() - (u * original).sum(1) / total  # H = L - E_w[ℓ - ln m], S12.1
-        log_max_weight = original.amax(1) - total.log()
-        residual = (u * term.squared_distances).sum(1) / total
-        chunk = _MomentsState(peak, mass, mean, variance, entropy, log_max_weight, residual)
+        found = term.moments(state.peak + LOG_WEIGHT_FLOOR)
+        log_mass = _or_one(found.mass).log()
+        chunk = _MomentsState(
+            peak,
+            found.mass,
+            found.mean,
+            (found.square - found.mean.square()).clamp_min(0),
+            log_mass - found.log_weight,  # H = L - E_w[ℓ - ln m], S12.1
+            found.largest - log_mass,
+            found.squared_residual,
+        )
         return self.merge(state, chunk)
 
     def merge(self, state_1: _MomentsState, state_2: _MomentsState) -> _MomentsState:
@@ -547,19 +613,27 @@ class TopSources:
         """Return the state after one more term."""
         _refuse_merged(self, term)
         peak = term.peak
-        if self._full_of_heavier(state, peak) and _count_for_nothing(peak, state):
+        queries = self._open(state, peak)
+        if not len(queries) and _count_for_nothing(peak, state):
             return state
-        index = _heaviest_indices(term.log_weights, self.k)
+        log_weights = term.log_weights_of(queries)
+        index = _heaviest_indices(log_weights, self.k)
         pixel = torch.zeros_like(index) if term.pixels is None else term.pixels[index % term.atoms_per_image]
-        _, mass, _ = _in_units_of(peak, term.log_weights)
-        log_weights = term.log_weights.gather(1, index).double()
         image = term.first_image + index // term.atoms_per_image
-        return self.merge(state, _TopState(peak, mass, log_weights, image, pixel))
+        mass = term.mass(state.peak + LOG_WEIGHT_FLOOR)
+        if len(queries) == len(peak):
+            return self.merge(state, _TopState(peak, mass, log_weights.gather(1, index).double(), image, pixel))
+        chunk = _TopState(peak[queries], mass[queries], log_weights.gather(1, index).double(), image, pixel)
+        merged = self.merge(_TopState(*(x[queries] for x in state)), chunk)
+        total, all_mass, _, _ = _combine(*state[:2], peak, mass)
+        lists = (whole.index_copy(0, queries, part) for whole, part in zip(state[2:], merged[2:], strict=True))
+        return _TopState(total, all_mass, *lists)
 
-    def _full_of_heavier(self, state: _TopState, peak: Tensor) -> bool:
-        """Return whether k atoms heavier than this peak are listed already, for every query."""
-        listed = state.log_weights
-        return listed.shape[1] == self.k and bool((peak.double() < listed[:, -1]).all())
+    def _open(self, state: _TopState, peak: Float[Tensor, " q"]) -> Int64[Tensor, " m"]:
+        """Return the queries whose list has room for an atom of this peak, or of equal weight and lower number."""
+        if state.log_weights.shape[1] < self.k:
+            return torch.arange(len(peak), device=peak.device)
+        return (peak.double() >= state.log_weights[:, -1]).nonzero()[:, 0]
 
     def merge(self, state_1: _TopState, state_2: _TopState) -> _TopState:
         """Return the state of the union of two disjoint sets of atoms: the best k of both lists."""
@@ -639,12 +713,15 @@ def _heaviest_indices(log_weights: Float[Tensor, "q K"], k: int) -> Int64[Tensor
     k = min(k, log_weights.shape[1])
     top = log_weights.topk(k, dim=1)
     threshold = top.values[:, -1:]
-    if int((log_weights >= threshold).sum()) == top.indices.numel():
-        return top.indices.sort(1).values
-    above, equal = log_weights > threshold, log_weights == threshold
-    room = k - above.sum(1, keepdim=True)
-    chosen = above | (equal & (equal.cumsum(1) <= room))
-    return chosen.nonzero()[:, 1].reshape(len(log_weights), k)
+    index = top.indices.sort(1).values
+    tied = ((log_weights >= threshold).sum(1) > k).nonzero()[:, 0]
+    if len(tied):
+        rows, threshold = log_weights[tied], threshold[tied]
+        above, equal = rows > threshold, rows == threshold
+        room = k - above.sum(1, keepdim=True)
+        chosen = above | (equal & (equal.cumsum(1, dtype=torch.int32) <= room))
+        index[tied] = chosen.nonzero()[:, 1].reshape(len(rows), k)
+    return index
 
 
 def _merge_lists(state_1: _TopState, state_2: _TopState, k: int) -> _TopState:

@@ -12,7 +12,7 @@
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, NamedTuple, final
@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from ._types import LOG_WEIGHT_FLOOR
-from .reductions import ArrayValues, MeanTerm, Term, weighted_mean
+from .reductions import ArrayValues, MeanTerm, Term, TermMoments, weighted_mean, weighted_moments
 
 __all__ = [
     "FusedWindows",
@@ -271,31 +271,76 @@ class WindowTerm(Term):
         """Return the sum of the weights in units of the peak, and the weighted mean of the centre pixels."""
         if not self._by_scores:
             return weighted_mean(self.peak, self.log_weights, self.values)
-        live = self.peak >= floor
-        if self.inverse_variances is None:
-            sums = self._sums(live, None)
-        else:
-            shared = zip(live.split(len(self.scores)), self.inverse_variances, strict=True)
-            sums = torch.cat([self._sums(*each) for each in shared])
+        sums = self._per_sigma(self._weighted, floor, len(self.columns))
         mass = sums[:, -1]
         return mass, sums[:, :-1] / mass.where(mass > 0, 1.0)[:, None]
 
-    def _sums(self, live: Bool[Tensor, " n"], factor: Float[Tensor, ""] | None) -> Float[Tensor, "n c1"]:
-        """Return the weighted sums of values and of ones, in units of the peak; 0 where few queries are live."""
+    def moments(self, floor: Float[Tensor, " q"]) -> TermMoments:
+        """Return what ``PosteriorMoments`` needs."""
+        if not self._by_scores:
+            return weighted_moments(self)
+        c = len(self.columns) - 1
+        sums = self._per_sigma(self._weighted_with_squares, floor, 2 * c + 2)
+        mass, log_weight = sums[:, c], sums[:, -1]
+        total = mass.where(mass > 0, 1.0)
+        log_weight = log_weight / total
+        times = 1 if self.inverse_variances is None else len(self.inverse_variances)
+        factor = self.factor if times == 1 else self.inverse_variances.repeat_interleave(len(self.scores))
+        depth = (self.own - self._top).clamp_min(0) / self.factor
+        residual = 2 * (depth.repeat(times) - log_weight / factor)
+        mean, square = sums[:, :c] / total[:, None], sums[:, c + 1 : -1] / total[:, None]
+        return TermMoments(mass, mean, square, log_weight, torch.zeros_like(mass), residual)
+
+    def mass(self, floor: Float[Tensor, " q"]) -> Float[Tensor, " q"]:
+        """Return the sum of the weights in units of the peak."""
+        return self.mean(floor)[0]
+
+    def log_weights_of(self, queries: Int64[Tensor, " m"]) -> Float[Tensor, "m K"]:
+        """Return the log-weights of some queries."""
+        if "log_weights" in vars(self) or 2 * len(queries) > len(self.peak):
+            return self.log_weights[queries]
+        row = queries % len(self.scores)
+        depths = (self.own[row, None] - self.scores[row]).clamp_min(0)
+        if self.inverse_variances is not None:
+            depths = depths * self.inverse_variances[queries // len(self.scores)][:, None]
+        return (-depths.unflatten(1, (-1, len(self.pixels))) - self.half_log_pdet).flatten(1)
+
+    def _per_sigma(self, weighted: Callable, floor: Float[Tensor, " q"], width: int) -> Float[Tensor, "q w"]:
+        """Return the weighted sums of every query, sigma by sigma; 0 for those below the floor, where they are many."""
+        live = self.peak >= floor
+        if self.inverse_variances is None:
+            return self._of_live(weighted, live, None, width)
+        shared = zip(live.split(len(self.scores)), self.inverse_variances, strict=True)
+        return torch.cat([self._of_live(weighted, *each, width) for each in shared])
+
+    def _of_live(
+        self, weighted: Callable, live: Bool[Tensor, " n"], factor: Float[Tensor, ""] | None, width: int
+    ) -> Float[Tensor, "n w"]:
         count = int(live.sum())
         if count > SKIP_SHARE * len(live):
-            return self._sums_of(self.scores, self._top, factor)
-        sums = self.columns.new_zeros(len(live), len(self.columns))
+            return weighted(self._relative(self.scores, self._top, factor))
+        sums = self.columns.new_zeros(len(live), width)
         if count:
-            sums[live] = self._sums_of(self.scores[live], self._top[live], factor)
+            sums[live] = weighted(self._relative(self.scores[live], self._top[live], factor))
         return sums
 
-    def _sums_of(self, scores: Float[Tensor, "n K"], top: Float[Tensor, " n"], factor: Any) -> Float[Tensor, "n c1"]:
+    def _relative(self, scores: Float[Tensor, "n K"], top: Float[Tensor, " n"], factor: Any) -> Float[Tensor, "n K"]:
+        """Return the log-weights less their peak, clamped."""
         relative = scores - top[:, None]
         if factor is not None:
             relative *= factor
-        weights = relative.clamp_min_(LOG_WEIGHT_FLOOR).exp_()
-        return (self.columns @ weights.T).T  # a product with few rows is three times as fast as one with few columns
+        return relative.clamp_min_(LOG_WEIGHT_FLOOR)
+
+    def _weighted(self, relative: Float[Tensor, "n K"]) -> Float[Tensor, "n c1"]:
+        """Return the sums of values and of ones."""
+        return (self.columns @ relative.exp_().T).T  # few rows: three times as fast as few columns
+
+    def _weighted_with_squares(self, relative: Float[Tensor, "n K"]) -> Float[Tensor, "n w"]:
+        """Return the sums of values, of ones, of squared values and of log-weights."""
+        weights = relative.exp()
+        columns = torch.cat([self.columns, self.columns[:-1].square()])
+        log_weight = torch.linalg.vecdot(weights, relative)
+        return torch.cat([(columns @ weights.T).T, log_weight[:, None]], dim=1)
 
 
 # -------------------------------------------------------------------------------------------------------- fused kernel
