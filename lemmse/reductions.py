@@ -666,11 +666,11 @@ class TopImages:
         """Return the state after one more term: the log-weights of an image's atoms are added up first."""
         _refuse_merged(self, term)
         peak = term.peak
-        _, mass, _ = _in_units_of(peak, term.log_weights)
         atoms = term.log_weights.unflatten(1, (-1, term.atoms_per_image))
         top = atoms.amax(2)
         relative = (atoms - _or_zero(top)[..., None]).clamp_min(LOG_WEIGHT_FLOOR)
         log_weights = top.double() + relative.exp().sum(2).log().double()
+        mass = (log_weights - _or_zero(peak).double()[:, None]).exp().sum(1).to(peak)
         index = _heaviest_indices(log_weights, self.k)
         chunk = _TopState(peak, mass, log_weights.gather(1, index), term.first_image + index, torch.zeros_like(index))
         return self.merge(state, chunk)
