@@ -432,14 +432,20 @@ def test_finite_and_within_the_data_at_any_sigma(name, dtype, generator):
         assert (m.entropy >= -10 * slack).all()
 
 
-@pytest.mark.parametrize("sigma", [0.01, 0.05, 0.3])
+REAL = {"grey, 28 × 28": lambda split, count: le.data.fashion_mnist(split, count)}
+REAL["colour, 32 × 32"] = lambda split, count: le.data.photo_crops(split, size=32, count=count)
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.05, 0.1, 0.3, 1.0])
 @pytest.mark.parametrize("aware", [False, True])
-def test_float32_on_real_images(sigma, aware, generator):
+@pytest.mark.parametrize("kind", REAL)
+def test_float32_on_real_images(kind, sigma, aware, generator):
     """60 dB at σ ≥ 0.05 and 50 dB at 0.01, for B = Id and for inpainting with A⁺."""
-    images = le.data.fashion_mnist("train", 10)
-    physics = le.Inpainting(le.center_mask(28, 28, side=9)) if aware else le.Denoising()
+    images, x = REAL[kind]("train", 5), REAL[kind]("test", 1)
+    h, w = x.shape[2:]
+    physics = le.Inpainting(le.center_mask(h, w, side=9)) if aware else le.Denoising()
     B = le.PseudoInverse(physics) if aware else None
-    y = physics.A(le.data.fashion_mnist("test", 1))
+    y = physics.A(x)
     y = y + sigma * torch.randn(y.shape, generator=generator)
     single = le.LocalEquivariantMMSE(images, physics, 5, B)(y, sigma=sigma).mean
     double = le.LocalEquivariantMMSE(images.double(), physics, 5, B)(y.double(), sigma=sigma).mean
