@@ -102,7 +102,7 @@ def test_sentence_counts_owners_truly_in_every_state(image, halved):
     """At every noise level, with small and large windows: what is said of owners is what the map holds."""
     said = set()
     grid = room.SIGMAS, room.PATCH_SIZES[::2] if image == "bag" else room.PATCH_SIZES[1::4]
-    for sigma, patch_size in itertools.product(*grid) if halved else ((0.02, 7), (0.2, 1), (0.3, 5), (10.0, 5)):
+    for sigma, patch_size in itertools.product(*grid) if halved else ((0.02, 7), (0.2, 1), (10.0, 5)):
         found = room._denoised(sigma, patch_size, 10, image, halved)
         view = (room.patch_coarsely if halved else room.patch)(sigma, patch_size, 10, image)
         owner, total = found.owner, found.owner.numel()
@@ -220,13 +220,16 @@ def test_numbers_are_those_of_the_formulas(operator, pre_inverse):
     )
 
 
-@pytest.mark.parametrize("pre_inverse", room.PRE_INVERSES)
-@pytest.mark.parametrize("operator", room.OPERATORS)
+EVERY_B = [(A, B) for k, A in enumerate(room.OPERATORS) for B in ("A⁺", ("Aᵀ", "Tikhonov", "Id")[k % 3])]
+
+
+@pytest.mark.parametrize(("operator", "pre_inverse"), EVERY_B)
 def test_sentence_says_who_wins_in_every_state(operator, pre_inverse):
     """Winner, margin, what remains without noise, amplification and look-alikes are those of pictures and numbers."""
     blurs_or_masks = operator != "half in the shade"
-    first = list(room.OPERATORS).index(operator) % 4  # each operator at two noise levels, all levels in turn
-    for sigma, image in zip(room.PRICE_SIGMAS[first::4], itertools.cycle(room.TRUTHS), strict=False):
+    first = list(room.OPERATORS).index(operator) % 3  # each operator at some noise levels, all levels in turn
+    step = 6 if operator == "random mask" else 3  # 164 strata take their time where every shape is checked
+    for sigma, image in zip(room.PRICE_SIGMAS[first::step], itertools.cycle(room.TRUTHS), strict=False):
         view = room.price(operator, pre_inverse, sigma, 3, image)
         sentence, x = view.sentence, view.pictures["x"]
         if pre_inverse == "Id":
