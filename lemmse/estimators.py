@@ -613,25 +613,20 @@ class LocalEquivariantMMSE(Estimator):
         """Yield a stratum, the first of a few images, and keys and columns of its windows in them, with a bar."""
         sizes = [self._images_at_once(comparison) for comparison in self._comparisons]
         chunks = self._chunks(images)
-        todo = [
-            (c, i, *part)
-            for c, chunk in enumerate(chunks)
-            for i, n in enumerate(sizes)
-            for part in _split(range(*chunk), n)
-        ]
-        held = None
-        for chunk, i, start, stop in progress(todo, description=type(self).__name__, unit="block"):
-            first, end = chunks[chunk]
-            if held != chunk:
-                held, values = chunk, self._images(first, end)
-                keys = self._centred(self._measure(values)) if self._keys is None else self._keys[first:end]
-            comparison, part = self._comparisons[i], slice(start - first, stop - first)
-            if self._rows is None:
-                rows = comparison.keys(self._windows(comparison, keys[part]))
-            else:
-                rows = comparison.of_images(self._rows[i], start, stop)
-            colours = values[part].flatten(2)[..., comparison.pixels].movedim(1, 0).flatten(1)
-            yield i, start, rows, torch.cat([colours, torch.ones_like(colours[:1])])
+        count = sum(len(_split(range(*chunk), size)) for chunk in chunks for size in sizes)
+        steps = progress(range(count), description=type(self).__name__, unit="block")
+        for first, end in chunks:
+            values = self._images(first, end)
+            keys = self._centred(self._measure(values)) if self._keys is None else self._keys[first:end]
+            for i, (comparison, size) in enumerate(zip(self._comparisons, sizes, strict=True)):
+                for (start, stop), _ in zip(_split(range(first, end), size), steps, strict=False):
+                    part = slice(start - first, stop - first)
+                    if self._rows is None:
+                        rows = comparison.keys(self._windows(comparison, keys[part]))
+                    else:
+                        rows = comparison.of_images(self._rows[i], start, stop)
+                    colours = values[part].flatten(2)[..., comparison.pixels].movedim(1, 0).flatten(1)
+                    yield i, start, rows, torch.cat([colours, torch.ones_like(colours[:1])])
 
     def _windows(self, comparison: WindowComparison, v: Float[Tensor, "k c h w"]) -> Float[Tensor, "k s d"]:
         """Return the windows around the pixels of a stratum: slices where they are many, else entry by entry."""

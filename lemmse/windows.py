@@ -385,7 +385,7 @@ class FusedWindows:
 
     def chunk(self, keys: Float[Tensor, "k c_v h w"], values: Float[Tensor, "k c h w"]) -> FusedChunk:
         """Return images, and B A of them, as the kernel takes them."""
-        keys = (keys * self.shown).contiguous()
+        keys = self._shown_of(keys)
         return FusedChunk(keys, self._half_norms(keys), values.contiguous())
 
     def terms(
@@ -399,7 +399,7 @@ class FusedWindows:
         from ._fused import WindowMeans  # not at the top: numba is optional, and takes a second to load
 
         threads = torch.get_num_threads()
-        v = (v * self.shown).contiguous()
+        v = self._shown_of(v)
         factors = inverse_variances * self.squared_gain
         pairs = WindowMeans(v.numpy(), self.labels, factors.numpy(), self.patch_size, self.boundary)
         own, top = self._half_norms(v[None])[0], torch.full(v.shape[1:], -torch.inf)
@@ -414,6 +414,10 @@ class FusedWindows:
                         top = torch.maximum(top, best)
                         peak = -factors[:, None, None] * (own - best).clamp_min(0) - self.half_log_pdet
                         yield MeanTerm(peak.flatten(), mass.flatten(), mean.flatten(0, 2))
+
+    def _shown_of(self, v: Float[Tensor, "*k c h w"]) -> Float[Tensor, "*k c h w"]:
+        """Return v, black where no window shows it."""
+        return (v if self.shown.all() else v * self.shown).contiguous()
 
     def _half_norms(self, v: Float[Tensor, "k c h w"]) -> Float[Tensor, "k h w"]:
         """Return ½‖v[ω_n]‖² of every window."""
