@@ -72,7 +72,7 @@ def page(lab):
     run_cells(lab, "locality.ipynb", CELLS)
     hole = Hole(lab.page.locator(".jp-OutputArea").last)
     expect(hole.answer).to_contain_text("In the hole")
-    expect(hole.probe.sentence).to_contain_text("The pixel in row 14, column 8")
+    expect(hole.probe.sentence).to_contain_text("The pixel in row 13, column 17")
     return *cards(lab, 2), hole
 
 
@@ -82,10 +82,10 @@ def hole(lab, page) -> Hole:
     lab.page.mouse.move(0, 0)
     lab.run(
         "hole.state = {'mask': le.ui.explorables.locality_and_inpainting.painted_hole().state['mask'],"
-        " 'row': 14, 'column': 8}"
+        " 'row': 13, 'column': 17}"
     )
     expect(page[2].says).to_contain_text("81 of 784 pixels (10%) are hidden")
-    expect(page[2].probe.sentence).to_contain_text("The pixel in row 14, column 8")
+    expect(page[2].probe.sentence).to_contain_text("The pixel in row 13, column 17")
     return page[2]
 
 
@@ -185,7 +185,7 @@ def test_a_hole_painted_by_keyboard(hole):
     estimate = hole.probe.root.get_by_role("application")
     estimate.press("ArrowUp")
     estimate.press("Control+ArrowRight")
-    expect(hole.probe.sentence).to_contain_text("The pixel in row 13, column 13")
+    expect(hole.probe.sentence).to_contain_text("The pixel in row 12, column 22")
 
 
 def test_latency_of_the_painted_hole(lab, hole):

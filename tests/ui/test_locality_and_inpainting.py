@@ -454,7 +454,7 @@ def test_it_shows_a_still_picture_first(monkeypatch, rung):
         assert 'class="lemmse-still"' in still["text/html"]
         assert live["application/vnd.jupyter.widget-view+json"]["model_id"] == hole.widget.model_id
     assert hole.look().sentence in alt
-    assert "The pixel in row 14, column 8 of x̂" in alt
+    assert "The pixel in row 13, column 17 of x̂" in alt
 
 
 def test_defaults_make_the_point():

@@ -423,7 +423,7 @@ HOLE_TRUTH = "boot"
 LISTED = 5  # source windows of the probe
 
 
-def painted_hole(mask: Sequence[str] | None = None, row: int = 14, column: int = 8) -> "PaintedHole":
+def painted_hole(mask: Sequence[str] | None = None, row: int = 13, column: int = 17) -> "PaintedHole":
     """Return the explorable: paint a hole, see it filled with B = Id and with B = A⁺, and ask what a pixel is made of.
 
     ``mask`` holds 28 rows of text, "1" where visible and "0" where hidden (``None``: a square is hidden); ``row`` and
