@@ -1,5 +1,6 @@
 """A mask that is painted: presets, undo, what it says in words, and the answer that follows it. No front end."""
 
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -108,6 +109,7 @@ class Painting(AbstractTraits):
         self._past: list[Tensor] = []
         self._stroke: str | None = None
         self._halves, self._resting, self._recording = 0, True, True
+        self._lock = threading.RLock()  # JupyterLab delivers orders in a thread of their own, beside the cells
         self.mask = start
         self.set_trait("settled", start)
         self.observe(self._changed, names="mask")
@@ -123,12 +125,13 @@ class Painting(AbstractTraits):
     def _changed(self, change: Any) -> None:
         if torch.equal(change["old"], change["new"]):
             return
-        if self._recording:
-            self._past, self._stroke = [*self._past[1 - STEPS :], change["old"]], None
-        try:
-            self._follow()
-        finally:
-            self._settle()
+        with self._lock:
+            if self._recording:
+                self._past, self._stroke = [*self._past[1 - STEPS :], change["old"]], None
+            try:
+                self._follow()
+            finally:
+                self._settle()
 
     def _settle(self) -> None:
         if self._resting and self.settled is not self.mask:
@@ -217,6 +220,10 @@ class Painting(AbstractTraits):
 
         After an order that is not ``resting`` others follow, at last one that is: the coarse answer does until then.
         """
+        with self._lock:
+            self._obey(order)
+
+    def _obey(self, order: dict[str, Any]) -> None:
         self._resting = order.get("resting", True)
         before = self.mask
         try:

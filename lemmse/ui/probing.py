@@ -1,5 +1,6 @@
 """What one pixel of a local estimate is made of: the windows, weights and colours behind it. No front end."""
 
+import threading
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
@@ -98,6 +99,7 @@ class Probing(AbstractTraits):
         pixel: tuple[int, int] | None,
     ) -> None:
         """Compute the estimate and the sources of all its pixels once."""
+        self._lock = threading.RLock()  # JupyterLab delivers requests in a thread of their own, beside the cells
         self._estimate(estimator, y, sigma, k)
         h, w = self.x_hat.shape[-2:]
         self.pixel = (h // 2, w // 2) if pixel is None else pixel
@@ -128,8 +130,9 @@ class Probing(AbstractTraits):
         h, w = self.x_hat.shape[-2:]
         if tuple(estimator.images.shape[2:]) != (h, w):
             raise ValueError(f"show: this probe's has {h} × {w} pixels; got {tuple(estimator.images.shape[2:])}.")
-        self._estimate(estimator, y, sigma, self.k)
-        self._restart()
+        with self._lock:
+            self._estimate(estimator, y, sigma, self.k)
+            self._restart()
 
     def _restart(self) -> None:
         """Show another estimate."""
@@ -170,7 +173,10 @@ class Probing(AbstractTraits):
         The weights are those of the estimator's own ``TopSources``; none is computed here. Raises ``ValueError`` for a
         pixel outside the image. Source: S5.2.
         """
-        row, column = self.pixel if pixel is None else self._place(pixel)
+        with self._lock:
+            return self._explain(*(self.pixel if pixel is None else self._place(pixel)))
+
+    def _explain(self, row: int, column: int) -> Ingredients:
         found = contributions(self.estimator, self.y, self._posterior, self._sources, (row, column))
         listed, w = found.image[0] >= 0, self.x_hat.shape[-1]
         image, source = found.image[0, listed], found.pixel[0, listed]

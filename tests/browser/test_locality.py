@@ -84,6 +84,7 @@ def hole(lab, page) -> Hole:
         "hole.state = {'mask': le.ui.explorables.locality_and_inpainting.painted_hole().state['mask'],"
         " 'row': 13, 'column': 17}"
     )
+    holds(lab, "True")  # once the cell has run: orders are obeyed in another thread
     expect(page[2].says).to_contain_text("81 of 784 pixels (10%) are hidden")
     expect(page[2].probe.sentence).to_contain_text("The pixel in row 13, column 17")
     return page[2]

@@ -1,6 +1,7 @@
 """The mask painter without a browser: masks as text, strokes and undo, presets, the answer that follows, all rungs."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -355,3 +356,35 @@ class TestLadder:
         assert isinstance(still, figures.Picture)
         assert still.alt.startswith("Paint the hole. 9 of 35 pixels (26%) are hidden")
         assert "26 pixels are visible." in le.ui.MaskPainter(le.center_mask(H, W, side=3), answer=reading).alt
+
+
+def test_orders_and_cells_come_in_two_threads():
+    """JupyterLab obeys orders beside the cells: a mask that a cell sets while one is obeyed waits for its answer."""
+    started, go_on, answered = threading.Event(), threading.Event(), []
+
+    def answer(mask):
+        answered.append("full")
+        return View({"mask": mask[None]}, sentence="Full.")
+
+    def coarse(mask):
+        started.set()
+        assert go_on.wait(10)
+        answered.append("coarse")
+        return View({"mask": mask[None]}, sentence="Coarse.")
+
+    painter = MaskPainter(torch.ones(4, 5), answer=answer, coarse=coarse)
+    answered.clear()
+    order = {"kind": "preset", "name": "half", "percent": 50, "resting": False}
+    obeying = threading.Thread(target=painter.obey, args=(order,))
+    obeying.start()
+    assert started.wait(10)
+    wanted = torch.zeros(4, 5)
+    setting = threading.Thread(target=setattr, args=(painter, "mask", wanted))
+    setting.start()
+    setting.join(0.2)
+    assert answered == []  # both wait for the coarse answer
+    go_on.set()
+    obeying.join(10)
+    setting.join(10)
+    assert answered == ["coarse", "full"]
+    assert torch.equal(painter.settled, wanted)
