@@ -72,6 +72,18 @@ def checked_values(images: Any) -> Float[Tensor, "k c h w"]:
     return images
 
 
+def checked_slice(images: Any, whole: ImageSet, start: int, stop: int, dtype: torch.dtype) -> Float[Tensor, "k c h w"]:
+    """Return a slice of a set made on demand, or raise ``ValueError`` unless it is what was asked for."""
+    checked_values(images)
+    wanted = (stop - start, *whole.shape[1:])
+    if tuple(images.shape) != wanted or images.dtype != dtype:
+        raise ValueError(
+            f"images[{start}:{stop}] of {type(whole).__name__} must be {wanted} of {dtype}, as its shape and its first "
+            f"images say: got {tuple(images.shape)} of {images.dtype}."
+        )
+    return images
+
+
 def checked_measured(physics: LinearOperator | Nonlinear, images: Float[Tensor, "k c h w"]) -> Float[Tensor, "k ..."]:
     """Return A x, or raise ``ValueError`` unless it keeps batch, dtype and device of the images and is finite."""
     try:

@@ -1,18 +1,21 @@
 """The fused kernel: posterior means over all pairs of windows of two images, with no array of pairs (needs numba).
 
 Pair query pixel n' = (i, j) with the pixel n' + (s, t) of a training image. For a fixed t, the products of the two
-images are an array over (i, j, s), and the inner products of windows are its sums over a box in (i, j): two running
-sums, whatever the size of the window. A pair costs about ten operations on numbers that stay near the processor, where
-a matrix product costs 2 c p²; and exponentials only where a weight is above the clamp (S5.4, S12.2). Images are
-transposed and stored twice over, so that s is the fastest axis and no index wraps. All of it is float32, but for the
-sums over images.
+images are an array over (i, j, s), and the inner products of windows are its sums over a box in (i, j), at a cost that
+does not depend on the size of the window: a pair costs about a dozen operations on numbers that stay near the
+processor, where a matrix product costs 2 c p², and exponentials only where a weight is above the clamp (S5.4, S12.2).
+Images are transposed and stored twice over, so that s is the fastest axis and no index wraps. All of it is float32, but
+for the sums over images.
+
+Each box sum is that of a suffix of one block of rows and a prefix of the next, blocks being as large as the window:
+three additions, all of numbers inside the window. So a pixel beyond a window changes not one bit of it.
 
 What makes vectors of these loops: indices that numba knows to be unsigned, functions of one loop nest each, and leave
 to add in any order.
 """
 
 import math
-from typing import NamedTuple, no_type_check
+from typing import Any, NamedTuple, no_type_check
 
 import numba
 import numpy as np
@@ -29,11 +32,8 @@ NOTHING = np.float32(-1e20)
 LOG2E, LN2, HALF, ONE, ZERO = (np.float32(x) for x in (1 / math.log(2), math.log(2), 0.5, 1, 0))
 C2, C3, C4, C5 = (np.float32(1 / math.factorial(k)) for k in range(2, 6))
 
-numba.config.CACHE_DIR = _cache_before = numba.config.CACHE_DIR or platformdirs.user_cache_dir("lemmse")
-
 _compiled = numba.njit(
     nogil=True,
-    cache=True,
     inline="never",
     error_model="numpy",
     fastmath={"nsz", "arcp", "contract", "afn", "reassoc", "nnan", "ninf"},  # sums in any order; nothing is infinite
@@ -65,86 +65,73 @@ def _products_of_colours(out, query, key, i, t):
     red, green, blue = _index(0), _index(1), _index(2)
     for j in range(w):
         column = _index(j) + t
-        q, r, s0 = query[red, i, j], query[green, i, j], query[blue, i, j]
+        q_red, q_green, q_blue = query[red, i, j], query[green, i, j], query[blue, i, j]
         for s in range(h):
             row = i + _index(s)
-            out[j, s] = q * key[red, column, row] + r * key[green, column, row] + s0 * key[blue, column, row]
+            other = q_green * key[green, column, row] + q_blue * key[blue, column, row]
+            out[j, s] = q_red * key[red, column, row] + other
 
 
 @_compiled
 @no_type_check
-def _sums_along_row(out, running, products, half, wraps):
-    """Set out[j, s] to the sum of products[j', s] over |j' - j| <= half, j' beyond the row wrapping or left out."""
-    w, h = products.shape
-    for s in range(h):
-        running[s] = products[0, s]
-    for b in range(1, half + 1):
-        opposite = _index(w - b)
-        for s in range(h):
-            running[s] += products[b, s]
-        if wraps:
-            for s in range(h):
-                running[s] += products[opposite, s]
-    for s in range(h):
-        out[0, s] = running[s]
-    for j in range(1, w):
-        enters, leaves = j + half, j - half - 1
-        if wraps:
-            enters, leaves = enters % w, leaves % w
-        new, old = _index(enters), _index(leaves)
-        if 0 <= enters < w and 0 <= leaves < w:
-            for s in range(h):
-                running[s] += products[new, s] - products[old, s]
-        elif 0 <= enters < w:
-            for s in range(h):
-                running[s] += products[new, s]
-        elif 0 <= leaves < w:
-            for s in range(h):
-                running[s] -= products[old, s]
-        for s in range(h):
-            out[j, s] = running[s]
+def _suffix_sums(out, rows, first, wraps):
+    """Set out[a] to the sum of the rows around first + a up to the end of its block, wrapping or left out."""
+    block, size = out.shape
+    count, half = len(rows), block // 2
+    for back in range(block):
+        a = _index(block - 1 - back)
+        e = first + block - 1 - back - half
+        row, inside = _index(e % count), wraps or 0 <= e < count
+        if back == 0:
+            for k in range(size):
+                out[a, k] = rows[row, k] if inside else ZERO
+        elif inside:
+            for k in range(size):
+                out[a, k] = out[a + _index(1), k] + rows[row, k]
+        else:
+            for k in range(size):
+                out[a, k] = out[a + _index(1), k]
 
 
 @_compiled
 @no_type_check
-def _add(total, x):
-    for k in range(len(total)):
-        total[k] += x[k]
+def _window_sums(out, suffixes, prefix, rows, first, stop, wraps):
+    """Set out[j] for first <= j < stop, one block, to the sum of the rows in the window of first + a."""
+    count, size, half = len(rows), len(prefix), len(suffixes) // 2
+    for k in range(size):
+        prefix[k] = ZERO
+        out[_index(first), k] = suffixes[0, k]
+    for a in range(1, stop - first):
+        j, e = _index(first + a), first + a + half
+        row = _index(e % count)
+        if wraps or e < count:
+            for k in range(size):
+                total = prefix[k] + rows[row, k]
+                prefix[k] = total
+                out[j, k] = suffixes[a, k] + total
+        else:
+            for k in range(size):
+                out[j, k] = suffixes[a, k] + prefix[k]
 
 
 @_compiled
 @no_type_check
-def _subtract(total, x):
-    for k in range(len(total)):
-        total[k] -= x[k]
-
-
-@_compiled
-@no_type_check
-def _move(total, new, old):
-    for k in range(len(total)):
-        total[k] += new[k] - old[k]
-
-
-@_compiled
-@no_type_check
-def _next_row(total, rows, i, half, wraps):
-    """Turn the sum of rows around i - 1 into that around i; around 0 it is made anew."""
-    h = len(rows)
-    if i == 0:
-        for k in range(len(total)):
-            total[k] = ZERO
-        for a in range(-half, half + 1):
-            if wraps or a >= 0:
-                _add(total, rows[a % h])
-        return
-    enters, leaves = i + half, i - half - 1
-    if wraps or (enters < h and leaves >= 0):
-        _move(total, rows[enters % h], rows[leaves % h])
-    elif enters < h:
-        _add(total, rows[enters])
-    elif leaves >= 0:
-        _subtract(total, rows[leaves])
+def _window_sum(out, suffixes, prefix, rows, a, last, wraps):
+    """Set out to the sum of one window, the next of its block: ``prefix`` holds the rows before ``last``."""
+    size, count = len(out), len(rows)
+    row = _index(last % count)
+    if a == 0:
+        for k in range(size):
+            prefix[k] = ZERO
+            out[k] = suffixes[0, k]
+    elif wraps or last < count:
+        for k in range(size):
+            total = prefix[k] + rows[row, k]
+            prefix[k] = total
+            out[k] = suffixes[a, k] + total
+    else:
+        for k in range(size):
+            out[k] = suffixes[a, k] + prefix[k]
 
 
 @_compiled
@@ -232,7 +219,9 @@ def _accumulate(query, keys, half_norms, values, strata, one_stratum, factors, p
     products, scores, inner = np.empty((w, h), np.float32), np.empty((w, h), np.float32), np.empty((w, h), np.float32)
     rows = np.empty((h, w, h), np.float32)
     flat_rows, flat_inner = rows.reshape(h, w * h), inner.reshape(w * h)
-    running, best, weights = np.empty(h, np.float32), np.empty(w, np.float32), np.empty(h, np.float32)
+    along, along_prefix = np.empty((patch_size, h), np.float32), np.empty(h, np.float32)
+    down, down_prefix = np.empty((patch_size, w * h), np.float32), np.empty(w * h, np.float32)
+    best, weights = np.empty(w, np.float32), np.empty(h, np.float32)
     exponent = np.empty(h, np.int32)
     power = exponent.view(np.float32)
     image_mass, image_sums = np.empty(mass.shape, np.float32), np.empty(sums.shape, np.float32)
@@ -254,10 +243,15 @@ def _accumulate(query, keys, half_norms, values, strata, one_stratum, factors, p
                 else:
                     for channel in range(c):
                         _products(products, query, key, _index(channel), row, shift)
-                _sums_along_row(rows[i], running, products, half, wraps)
+                for first in range(0, w, patch_size):
+                    _suffix_sums(along, products, first, wraps)
+                    _window_sums(rows[i], along, along_prefix, products, first, min(first + patch_size, w), wraps)
             for i in range(h):
                 row = _index(i)
-                _next_row(flat_inner, flat_rows, i, half, wraps)
+                a = i % patch_size
+                if a == 0:
+                    _suffix_sums(down, flat_rows, i, wraps)
+                _window_sum(flat_inner, down, down_prefix, flat_rows, _index(a), i + half, wraps)
                 if one_stratum:
                     _scores(scores, best, inner, norms, row, shift)
                 else:
@@ -270,7 +264,7 @@ def _accumulate(query, keys, half_norms, values, strata, one_stratum, factors, p
                     if rises:
                         top[i, j] = best[j]
                     for b in range(len(factors)):
-                        if rises and old > NOTHING:
+                        if rises and old > NOTHING:  # all that was summed counts in units of the new top (S12.6)
                             share = math.exp(max((old - best[j]) * factors[b], 2 * FLOOR))
                             mass[b, i, j] *= share
                             image_mass[b, i, j] *= share
@@ -286,6 +280,20 @@ def _accumulate(query, keys, half_norms, values, strata, one_stratum, factors, p
                             )
         mass += image_mass
         sums += image_sums
+
+
+def _keep_compiled(function: Any, folder: str) -> None:
+    """Keep what is compiled of a function in a folder, or, where that cannot be written, in memory alone."""
+    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, numba.config.CACHE_DIR or folder
+    try:
+        function.enable_caching()
+    except RuntimeError:  # numba found no folder that it may write to
+        pass
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+_keep_compiled(_accumulate, platformdirs.user_cache_dir("lemmse"))
 
 
 class Means(NamedTuple):

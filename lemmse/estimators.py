@@ -1,5 +1,6 @@
 """The estimators: each feeds the terms of its own atoms to a reduction (``lemmse.reductions``), and nothing else."""
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from ._checks import (
     checked_reduction,
     checked_sample,
     checked_sigma,
-    checked_values,
+    checked_slice,
     positive_integer,
 )
 from ._factors import unchanged
@@ -199,18 +200,31 @@ class Estimator(ABC):
         a chunk (else one in STREAM_CHUNKS of all). A partial posterior can be kept, with pickle, and handed in again as
         ``after``, with the same arguments: the stream goes on with the next image.
 
-        Raises what a call raises, and ``ValueError`` where ``after`` belongs to other arguments.
+        Raises what a call raises, and ``ValueError`` where ``after`` comes from another y, sigma, reduction or kind of
+        estimator; that the images and operators are the same is left to the caller.
         """
         sigma, reduction = self._checked(y, sigma, reduction)
         count = self.images.shape[0]
         layout, done, state = self._layout(len(y)), 0, None
+        asked = self._asked(y, sigma)
         if after is not None:
-            after.check_continues(reduction, layout, count)
+            if not isinstance(after, PartialPosterior):
+                raise TypeError(f"after is a PartialPosterior that a stream has yielded: got {type(after).__name__}.")
+            after.check_continues(reduction, layout, asked, count)
             done, state = after.images, after.state
         for start, stop in _split(range(done, count), self.chunk_size or -(-count // STREAM_CHUNKS)):
             of_chunk = self._state(y, sigma, reduction, range(start, stop))
             state = of_chunk if state is None else reduction.merge(state, of_chunk)
-            yield PartialPosterior(reduction, layout, state, stop)
+            yield PartialPosterior(reduction, layout, state, stop, asked)
+
+    def _asked(self, y: Float[Tensor, "b ..."], sigma: Float64[Tensor, " b"]) -> str:
+        """Return a mark of the estimator's kind, y and sigma: equal where partial posteriors may merge."""
+        described = f"{type(self).__name__}, {type(self.physics).__name__}, {type(self.pre_inverse).__name__}"
+        described += f", {getattr(self, 'patch_size', None)}, {getattr(self, 'boundary', None)}, {tuple(y.shape)}"
+        digest = hashlib.sha256(described.encode())
+        for each in (y, sigma):
+            digest.update(each.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def _checked(self, y: Tensor, sigma: Any, reduction: Any, tolerance: float = 0.0) -> tuple[Tensor, Reduction]:
         """Return sigma, one per query, and the reduction, once all arguments of a call have been checked."""
@@ -238,7 +252,9 @@ class Estimator(ABC):
     def _images(self, start: int, stop: int) -> Float[Tensor, "k c h w"]:
         """Return the images of a chunk; those made on demand are checked as they come."""
         images = self.images[start:stop]
-        return images if isinstance(self.images, Tensor) else checked_values(images)
+        return (
+            images if isinstance(self.images, Tensor) else checked_slice(images, self.images, start, stop, self.dtype)
+        )
 
     def _measure(self, images: Float[Tensor, "k c h w"]) -> Float[Tensor, "k ..."]:
         return checked_measured(self.physics, images)
@@ -369,8 +385,8 @@ class MMSE(_GlobalEstimator):
     ``images`` (D, c, h, w) with values in [0, 1], a tensor or an ``ImageSet``; ``physics`` any operator, also
     ``Nonlinear``, that gives the same answer every time; ``pre_inverse`` any linear map of measurements (``None``: the
     identity). ``chunk_size`` (images) or ``memory_limit`` (bytes of temporary arrays) bound memory and do not change
-    the answer. The keys Π A x_d of a tensor are computed once and kept; those of an ``ImageSet`` are made chunk by
-    chunk in every call.
+    the answer. The keys Π A x_d of a tensor are computed once and kept, so that it must not change afterwards; those of
+    an ``ImageSet`` are made chunk by chunk in every call.
 
     Raises ``ValueError`` for images that are empty, of a wrong shape or not finite, and ``TypeError`` for what is no
     operator, or a nonlinear ``pre_inverse``; warns where images leave [0, 1].
@@ -503,7 +519,7 @@ class LocalEquivariantMMSE(Estimator):
         index = window_index(*self.images.shape[2:], self.patch_size, self.boundary)
         self._check_image()
         self.strata = strata_of_windows(self.pre_inverse, self.measurement_shape, self._v_shape, index)
-        plain = all(len(stratum.classes) == 1 and not stratum.mixes for stratum in self.strata)
+        plain = all(len(stratum.classes) == 1 and stratum.evenly_scaled for stratum in self.strata)
         self._v_dtype = self.dtype if plain else torch.float64  # whitening amplifies rounding
         self.window_index = index.to(self.device)
         v = self.pre_inverted(measured, self._v_dtype)
@@ -557,7 +573,8 @@ class LocalEquivariantMMSE(Estimator):
     def _state(self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range) -> Any:
         """Reduce by the kernel where it is worth it, else as many measurements at a time as the memory limit allows."""
         pairs = (1 if _same(y) else len(y)) * len(images) * len(self.window_index) ** 2
-        means_only = getattr(reduction, "means_only", False) and not y.requires_grad
+        gradient = y.requires_grad or getattr(self.images, "requires_grad", False)
+        means_only = getattr(reduction, "means_only", False) and not gradient
         by_kernel = self._fused is not None and pairs >= FUSED_FROM and means_only and float(sigma.min()) >= FUSED_SIGMA
         size = len(y) if _same(y) else 1 if by_kernel else self._measurements_at_once
         reduced = self._state_by_kernel if by_kernel else self._state_by_products
@@ -576,8 +593,8 @@ class LocalEquivariantMMSE(Estimator):
             if self._fused_images is not None:
                 yield FusedChunk(*(x[start:stop] for x in self._fused_images))
             else:
-                images = self._images(start, stop)
-                yield self._fused.chunk(self._centred(self._measure(images)), images)
+                some = self._images(start, stop)
+                yield self._fused.chunk(self._centred(self._measure(some)), some)
 
     def _state_by_products(self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range) -> Any:
         """Reduce blocks of the pixels of each stratum, and return the state of all pixels in their order."""
@@ -585,7 +602,10 @@ class LocalEquivariantMMSE(Estimator):
         shared = -2 * self._scale(sigma) if _same(y) else None
         factor = torch.ones_like(shared[:1]) if _same(y) else -2 * self._scale(sigma)
         v = self._centred(y[:1] if _same(y) else y)
-        blocks = [self._blocks(comparison, v, factor) for comparison in self._comparisons]
+        rows = (
+            1 if getattr(reduction, "means_only", False) else b // len(v)
+        )  # others hold a row of weights for each sigma
+        blocks = [self._blocks(comparison, v, factor, rows) for comparison in self._comparisons]
         states = [[reduction.start(self._flat_layout(b * len(pixels))) for pixels, _ in each] for each in blocks]
         for i, first, rows, columns in self._groups(images):
             comparison, facts = self._comparisons[i], {"inverse_variances": shared, "first_image": first}
@@ -598,11 +618,14 @@ class LocalEquivariantMMSE(Estimator):
         return type(joined)(*(x[place.argsort()] for x in joined))
 
     def _blocks(
-        self, comparison: WindowComparison, v: Float[Tensor, "b c h w"], factor: Float[Tensor, " b"]
+        self, comparison: WindowComparison, v: Float[Tensor, "b c h w"], factor: Float[Tensor, " b"], rows: int
     ) -> list[tuple[Int64[Tensor, " m"], WindowQueries]]:
-        """Return the pixels of a stratum in blocks, with the windows of all measurements around them as queries."""
+        """Return the pixels of a stratum in blocks, with the windows of all measurements around them as queries.
+
+        A query makes so many ``rows`` of pairs.
+        """
         atoms = self._images_at_once(comparison) * len(comparison.pixels)
-        size = max(1, self._pairs_at_once // (atoms * len(v)))
+        size = max(1, self._pairs_at_once // (atoms * len(v) * rows))
         queries = []
         for pixels in comparison.pixels.split(size):
             windows = windows_at(v, self.window_index[pixels])
@@ -664,7 +687,8 @@ class LocalEquivariantMMSE(Estimator):
     def _rows_of(self, comparison: WindowComparison) -> Any:
         """Return the keys of a stratum's windows in all images, made a few images at a time."""
         parts = self._keys.split(self._images_at_once(comparison))
-        return comparison.joined([comparison.keys(self._windows(comparison, part)) for part in parts])
+        keys = (comparison.keys(self._windows(comparison, part)) for part in parts)
+        return comparison.joined(keys, len(self._keys))
 
     @property
     def _image_entries(self) -> int:
@@ -679,7 +703,7 @@ class LocalEquivariantMMSE(Estimator):
     def _images_at_once(self, comparison: WindowComparison) -> int:
         """Return how many images' windows of a stratum make a term."""
         if self.chunk_size is not None:
-            return self.chunk_size
+            return min(self.chunk_size, self.images.shape[0])
         room = self.memory_limit // (4 * self.dtype.itemsize * comparison.key_entries)
         atoms = min(comparison.atoms_at_once, self._pairs_at_once, room)
         return min(self.images.shape[0], max(1, atoms // len(comparison.pixels)))
@@ -696,8 +720,9 @@ class LocalEquivariantMMSE(Estimator):
 
 
 def _split(images: range, size: int) -> list[tuple[int, int]]:
-    """Return the first image of every part of a range, and that after its last."""
-    return [(start, min(start + size, images.stop)) for start in range(images.start, images.stop, max(1, size))]
+    """Return the first image of every part of a range, and that after its last; a part has one image at least."""
+    size = max(1, size)
+    return [(start, min(start + size, images.stop)) for start in range(images.start, images.stop, size)]
 
 
 def _same(y: Tensor) -> bool:

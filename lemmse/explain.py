@@ -330,9 +330,7 @@ def discrimination_map(estimator: LocalEquivariantMMSE, x: Float[Tensor, "b c h 
     _check_local(estimator, "discrimination_map")
     _check_shape("x", x, (len(x), *estimator.images.shape[1:]), estimator)
     if torch.as_tensor(sigma).numel() != 1:
-        raise ValueError(
-            f"discrimination_map takes one sigma: got {tuple(sigma.shape)}. Ratios of another scale with 1/sigma²."
-        )
+        raise ValueError(f"discrimination_map takes one sigma: got {sigma!r}. Ratios of another scale with 1/sigma².")
     variance = float(checked_sigma(sigma, 1, x.device).square())
     reduction = _Differences(estimator.images.shape[0], variance)
     squares, confusable = estimator(estimator.physics.A(x), sigma=sigma, reduction=reduction)

@@ -47,9 +47,10 @@ def shift_each(x: Float[Tensor, "n c h w"], g: Int64[Tensor, " n"]) -> Float[Ten
 
 def check_patch_size(patch_size: int, h: int, w: int) -> None:
     """Raise ``ValueError`` unless ``patch_size`` is odd, positive and at most the smaller side of an (h, w) image."""
-    if patch_size < 1 or patch_size % 2 == 0 or patch_size > min(h, w):
+    whole = hasattr(patch_size, "__index__") and not isinstance(patch_size, bool)
+    if not whole or patch_size < 1 or patch_size % 2 == 0 or patch_size > min(h, w):
         raise ValueError(
-            f"patch_size must be odd and between 1 and min(h, w) = {min(h, w)}: asked for {patch_size} on {h} × {w} "
+            f"patch_size must be odd and between 1 and min(h, w) = {min(h, w)}: asked for {patch_size!r} on {h} × {w} "
             "images. A window needs a centre pixel, and must not meet itself around the image."
         )
 

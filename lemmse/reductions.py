@@ -403,13 +403,15 @@ class PartialPosterior:
     """What a reduction knows after some images: its state, mergeable with that of other images (S12.6).
 
     ``images`` counts them; the indices of sources count from the first of them. Shards that are reduced apart merge in
-    the order of their images. It holds a few numbers per query, never one per image, and can be pickled.
+    the order of their images. It holds a few numbers per query, never one per image, and can be pickled. ``asked`` is a
+    mark of the kind of estimator, y and sigma.
     """
 
     reduction: Any
     layout: Layout
     state: Any
     images: int
+    asked: str
 
     def result(self) -> Any:
         """Return the result of the reduction over these images alone."""
@@ -418,23 +420,27 @@ class PartialPosterior:
     def merge(self, later: "PartialPosterior") -> "PartialPosterior":
         """Return the partial posterior of these images and of those that follow them.
 
-        Raises ``ValueError`` where the two belong to different reductions or measurements.
+        Raises ``TypeError`` for what is no partial posterior, and ``ValueError`` where the two belong to different
+        reductions, measurements, sigmas or kinds of estimator.
         """
-        if (self.reduction, self.layout) != (later.reduction, later.layout):
+        if not isinstance(later, PartialPosterior):
+            raise TypeError(f"A partial posterior merges with another one: got {type(later).__name__}.")
+        if (self.reduction, self.layout, self.asked) != (later.reduction, later.layout, later.asked):
             raise ValueError(
-                f"Partial posteriors merge where reduction and layout agree: got {self.reduction} with {self.layout}, "
-                f"and {later.reduction} with {later.layout}. Reduce both shards with the same y, sigma and reduction."
+                "Partial posteriors merge where y, sigma, reduction and kind of estimator agree: got "
+                f"{self.reduction} of {self.layout.query_shape} queries (mark {self.asked}), and {later.reduction} of "
+                f"{later.layout.query_shape} (mark {later.asked}). Reduce both shards with the same arguments."
             )
         state = self.reduction.merge(self.state, _numbered_from(self.images, later.state))
-        return PartialPosterior(self.reduction, self.layout, state, self.images + later.images)
+        return PartialPosterior(self.reduction, self.layout, state, self.images + later.images, self.asked)
 
-    def check_continues(self, reduction: Any, layout: Layout, images: int) -> None:
+    def check_continues(self, reduction: Any, layout: Layout, asked: str, images: int) -> None:
         """Raise ``ValueError`` unless a stream with these arguments, over so many images, may go on from here."""
-        if (self.reduction, self.layout) != (reduction, layout) or self.images > images:
+        if (self.reduction, self.layout, self.asked) != (reduction, layout, asked) or self.images > images:
             raise ValueError(
-                f"after is a partial posterior of {self.images} images with {self.reduction} and {self.layout}: this "
-                f"stream has {images} images, {reduction} and {layout}. Hand over what a stream with the same "
-                "arguments yielded."
+                f"after is a partial posterior of {self.images} images with {self.reduction} (mark {self.asked}): this "
+                f"stream has {images} images and {reduction} (mark {asked} of y, sigma and kind of estimator). Hand "
+                "over what a stream with the same arguments yielded."
             )
 
 

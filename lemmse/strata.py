@@ -172,6 +172,13 @@ class Stratum:
         return any(isinstance(member.whitener, Mixing) for member in self.classes)
 
     @property
+    def evenly_scaled(self) -> bool:
+        """Return whether one number whitens all entries that are left, in every window."""
+        return (
+            not self.mixes and len({scale for member in self.classes for scale in member.whitener.scale.tolist()}) < 2
+        )
+
+    @property
     def kept(self) -> Int64[Tensor, " r"]:
         """Return the entries of a window that are left where no matrix mixes them: the same for all classes."""
         return self.classes[0].whitener.kept

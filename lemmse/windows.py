@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple, final
 
 import torch
@@ -39,6 +40,9 @@ SKIP_SHARE = 0.7
 
 FUSED_SHARE = 0.25
 """The kernel makes the scores of all pairs, and pays where at least so many of them are within a stratum."""
+
+NORMED = 256
+"""Images whose windows' norms are computed at once."""
 
 FUSED_PAIRS = 2**26
 """Pairs that a thread takes at once: about a tenth of a second."""
@@ -81,9 +85,15 @@ class WindowComparison(ABC):
     def keys(self, windows: Float[Tensor, "k s d"]) -> Any:
         """Return the windows of images around the stratum's pixels as keys."""
 
-    def joined(self, parts: list[Any]) -> Any:
-        """Return the keys of some images from those of their parts."""
-        return torch.cat(parts)
+    def joined(self, parts: Iterator[Any], images: int) -> Any:
+        """Return the keys of so many images from those of their parts, which are made one by one."""
+        first = next(parts)
+        whole = first.new_empty(images * len(self.pixels), first.shape[1])
+        filled = 0
+        for part in chain([first], parts):
+            whole[filled : filled + len(part)] = part
+            filled += len(part)
+        return whole
 
     def of_images(self, keys: Any, start: int, stop: int) -> Any:
         """Return the keys of the images from ``start`` to ``stop``."""
@@ -153,9 +163,14 @@ class SeveralWhiteners(WindowComparison):
         """Return the keys of each class."""
         return [each.keys(windows[:, place]) for each, place in zip(self.classes, self.places, strict=True)]
 
-    def joined(self, parts: list[list[Tensor]]) -> list[Tensor]:
+    def joined(self, parts: Iterator[list[Tensor]], images: int) -> list[Tensor]:
         """Return the keys of each class from those of their parts."""
-        return [torch.cat(of_class) for of_class in zip(*parts, strict=True)]
+        made, whole = list(parts), []
+        for i in range(len(self.classes)):
+            whole.append(torch.cat([part[i] for part in made]))
+            for part in made:
+                part[i] = None  # at most one class is held twice
+        return whole
 
     def of_images(self, keys: list[Tensor], start: int, stop: int) -> list[Tensor]:
         """Return the keys of each class in the images from ``start`` to ``stop``."""
@@ -256,7 +271,7 @@ class WindowTerm(Term):
 
     @cached_property
     def _top(self) -> Float[Tensor, " n"]:
-        return self.scores.amax(1)
+        return torch.minimum(self.scores.amax(1), self.own)  # no distance is negative, whatever rounding says
 
     @cached_property
     def peak(self) -> Float[Tensor, " q"]:
@@ -329,7 +344,7 @@ class WindowTerm(Term):
         relative = scores - top[:, None]
         if factor is not None:
             relative *= factor
-        return relative.clamp_min_(LOG_WEIGHT_FLOOR)
+        return relative.clamp_(LOG_WEIGHT_FLOOR, 0.0)
 
     def _weighted(self, relative: Float[Tensor, "n K"]) -> Float[Tensor, "n c1"]:
         """Return the sums of values and of ones."""
@@ -386,7 +401,8 @@ class FusedWindows:
     def chunk(self, keys: Float[Tensor, "k c_v h w"], values: Float[Tensor, "k c h w"]) -> FusedChunk:
         """Return images, and B A of them, as the kernel takes them."""
         keys = self._shown_of(keys)
-        return FusedChunk(keys, self._half_norms(keys), values.contiguous())
+        half_norms = torch.cat([self._half_norms(some) for some in keys.split(NORMED)])
+        return FusedChunk(keys, half_norms, values.contiguous())
 
     def terms(
         self, v: Float[Tensor, "c h w"], inverse_variances: Float[Tensor, " b"], chunks: Iterable[FusedChunk]
@@ -412,7 +428,7 @@ class FusedWindows:
                     for found in pool.map(lambda job: pairs.over(*job), jobs):
                         best, mass, mean = (torch.from_numpy(x).float() for x in found)
                         top = torch.maximum(top, best)
-                        peak = -factors[:, None, None] * (own - best).clamp_min(0) - self.half_log_pdet
+                        peak = -factors[:, None, None] * (own - best) - self.half_log_pdet
                         yield MeanTerm(peak.flatten(), mass.flatten(), mean.flatten(0, 2))
 
     def _shown_of(self, v: Float[Tensor, "*k c h w"]) -> Float[Tensor, "*k c h w"]:

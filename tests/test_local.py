@@ -406,6 +406,15 @@ def test_chunks_and_blocks_do_not_change_the_answer(chunking, name, reduction, g
 
 
 @pytest.mark.parametrize("name", FOUR)
+def test_images_made_on_demand_one_by_one(name, generator):
+    images, physics = training_set(count=3), FOUR[name]
+    y = measured(images, physics, generator, count=1)
+    B = le.Adjoint(physics)
+    got = le.LocalEquivariantMMSE(LazyImages(images), physics, 3, B, memory_limit=1)(y, sigma=SIGMA)
+    assert_same(got, le.LocalEquivariantMMSE(images, physics, 3, B)(y, sigma=SIGMA))
+
+
+@pytest.mark.parametrize("name", FOUR)
 def test_images_made_on_demand_give_the_same_answer(name, generator):
     images, physics = training_set(count=3), FOUR[name]
     y = measured(images, physics, generator)
@@ -450,6 +459,30 @@ def test_float32_on_real_images(kind, sigma, aware, generator):
     single = le.LocalEquivariantMMSE(images, physics, 5, B)(y, sigma=sigma).mean
     double = le.LocalEquivariantMMSE(images.double(), physics, 5, B)(y.double(), sigma=sigma).mean
     assert le.metrics.psnr(single.double(), double) > (60 if sigma >= 0.05 else 50)
+
+
+@pytest.mark.parametrize("epsilon", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("p", [3, 5])
+def test_float32_with_an_epsilon_inverse(epsilon, p, generator):
+    """Entries of the size of ε are divided by ε, also where each pattern of a window is a stratum of its own."""
+    mask = torch.ones(5, 5)
+    mask[1:3, 2:4] = 0
+    images = training_set(shape=(1, 5, 5))
+    y = measured(images, le.Denoising(), generator, count=1, sigma=0.3)
+    B = le.EpsilonInverse(mask, epsilon)
+    double = le.LocalEquivariantMMSE(images, le.Denoising(), p, B, "zero")(y, sigma=0.3).mean
+    single = le.LocalEquivariantMMSE(images.float(), le.Denoising(), p, B, "zero")(y.float(), sigma=0.3).mean
+    torch.testing.assert_close(single.double(), double, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("sigma", [0.002, 0.003, 0.01, 0.1])
+@pytest.mark.parametrize("p", [3, 5])
+def test_weights_sum_to_one_in_float32(p, sigma):
+    """Where a training image is measured without noise, rounding makes distances of about 0: none may be negative."""
+    images = le.data.fashion_mnist("train", 3)
+    estimator = le.LocalEquivariantMMSE(images, le.Denoising(), p)
+    top = estimator(images[:1], sigma=sigma, reduction=le.TopSources(500))
+    assert top.weight.double().sum(3).max() < 1 + 1e-6
 
 
 def test_ties_go_to_the_lowest(generator):
@@ -550,6 +583,8 @@ def test_the_table_of_paths(physics, B, path, strata, whiteners):
         (lambda: le.LocalEquivariantMMSE(IMAGES, le.Denoising(), 4), "odd"),
         (lambda: le.LocalEquivariantMMSE(IMAGES, le.Denoising(), 7), r"min\(h, w\) = 6"),
         (lambda: le.LocalEquivariantMMSE(IMAGES, le.Denoising(), 0), "odd"),
+        (lambda: le.LocalEquivariantMMSE(IMAGES, le.Denoising(), 3.0), "odd.*asked for 3.0"),
+        (lambda: le.LocalEquivariantMMSE(IMAGES, le.Denoising(), "3"), "odd.*asked for '3'"),
         (
             lambda: le.LocalEquivariantMMSE(IMAGES, le.Denoising(), 3, boundary="mirror"),
             "'circular', 'zero': got 'mirror'",
@@ -576,6 +611,31 @@ def test_the_table_of_paths(physics, B, path, strata, whiteners):
 def test_bad_input(call, says, unchecked_shapes):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+class Changing(LazyImages):
+    """An image set whose slices are not what its shape says."""
+
+    def __init__(self, images, change):
+        super().__init__(images)
+        self.change = change
+
+    def __getitem__(self, index):
+        return super().__getitem__(index) if index.start == 0 else self.change(super().__getitem__(index))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda images: images[:1], r"images\[2:4\] of Changing must be \(2, 2, 6, 9\).*got \(1, 2, 6, 9\)"),
+        (lambda images: images.movedim(2, 3), r"got \(2, 2, 9, 6\)"),
+        (lambda images: images.float(), "float32"),
+    ],
+)
+def test_slices_that_are_not_what_was_asked_for(change, says, unchecked_shapes):
+    images = Changing(training_set(count=4), change)
+    with pytest.raises(ValueError, match=says):
+        le.LocalEquivariantMMSE(images, le.Denoising(), 3, chunk_size=2)(Y, sigma=SIGMA)
 
 
 class TestTheTestsFail:

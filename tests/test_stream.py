@@ -93,7 +93,7 @@ class TestErrors:
         return last
 
     def test_shards_of_other_reductions_or_measurements(self):
-        with pytest.raises(ValueError, match=r"Partial posteriors merge.*TopSources.*same y, sigma and reduction"):
+        with pytest.raises(ValueError, match=r"Partial posteriors merge.*TopSources.*same arguments"):
             self.last().merge(self.last(reduction=le.TopSources(2)))
         with pytest.raises(ValueError, match="Partial posteriors merge"):
             self.last().merge(self.last(count=2))
@@ -101,9 +101,22 @@ class TestErrors:
     def test_after_another_stream(self):
         with pytest.raises(ValueError, match="same arguments"):
             next(self.estimator.stream(self.images[:2], sigma=0.5, after=self.last()))
+        with pytest.raises(ValueError, match="same arguments"):
+            next(self.estimator.stream(self.images[1:2], sigma=0.5, after=self.last()))
+        with pytest.raises(ValueError, match="same arguments"):
+            next(self.estimator.stream(self.images[:1], sigma=0.6, after=self.last()))
+        other = le.LocalEquivariantMMSE(self.images, le.Denoising(), 5)
+        with pytest.raises(ValueError, match="same arguments"):
+            next(other.stream(self.images[:1], sigma=0.5, after=self.last()))
         fewer = le.LocalEquivariantMMSE(self.images[:3], le.Denoising(), 3)
         with pytest.raises(ValueError, match=r"4 images.*3 images"):
             next(fewer.stream(self.images[:1], sigma=0.5, after=self.last()))
+
+    def test_what_is_no_partial_posterior(self, unchecked_shapes):
+        with pytest.raises(TypeError, match=r"PartialPosterior.*got int"):
+            next(self.estimator.stream(self.images[:1], sigma=0.5, after=5))
+        with pytest.raises(TypeError, match="got int"):
+            self.last().merge(3)
 
     def test_a_stream_checks_like_a_call(self, unchecked_shapes):
         with pytest.raises(ValueError, match="positive"):

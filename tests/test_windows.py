@@ -132,6 +132,24 @@ def test_as_exact_as_products_on_real_images(sigma, always, monkeypatch, generat
         assert le.metrics.psnr(got.mean.double(), double) > (60 if sigma >= 0.05 else 50)
 
 
+@pytest.mark.parametrize("change", [0.5, 100.0, 1e6])
+@pytest.mark.parametrize("patch_size", [1, 3, 5])
+def test_a_pixel_beyond_the_window_changes_not_one_bit(patch_size, change, always, generator):
+    """Sums of other windows leave no rounding behind: box sums are of numbers in the window alone."""
+    images = training_set(count=3, shape=(3, 9, 12), dtype=torch.float32)
+    y = measured(images, le.Denoising(), generator, sigma=0.1, count=1)
+    estimator = le.LocalEquivariantMMSE(images, le.Denoising(), patch_size)
+    other = y.clone()
+    other[0, :, 4, 6] += change
+    before, after = (estimator(v, sigma=0.05) for v in (y, other))
+    sees = torch.zeros(9, 12, dtype=torch.bool)
+    half = patch_size // 2
+    sees[4 - half : 5 + half, 6 - half : 7 + half] = True
+    assert torch.equal(before.mean[..., ~sees], after.mean[..., ~sees])
+    assert torch.equal(before.log_partition[..., ~sees], after.log_partition[..., ~sees])
+    assert not torch.equal(before.log_partition[..., sees], after.log_partition[..., sees])
+
+
 class TestWhereItIsNotTaken:
     def test_other_reductions_gradients_and_tiny_sigmas(self, always, monkeypatch, generator):
         images = training_set(count=4, shape=SHAPES[0], dtype=torch.float32)
@@ -142,6 +160,9 @@ class TestWhereItIsNotTaken:
             estimator(y, sigma=0.1, reduction=reduction)
         estimator(y.requires_grad_(), sigma=0.1).log_partition.sum().backward()
         assert y.grad.isfinite().all()
+        learned = le.LocalEquivariantMMSE(images.clone().requires_grad_(), le.Denoising(), 3)
+        learned(y.detach(), sigma=0.1).mean.sum().backward()
+        assert learned.images.grad.isfinite().all()
         assert estimator(y.detach(), sigma=1e-8).mean.isfinite().all()
         with pytest.raises(TypeError):
             estimator(y.detach(), sigma=0.1)
