@@ -12,7 +12,7 @@
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import chain
@@ -286,7 +286,7 @@ class WindowTerm(Term):
         """Return the sum of the weights in units of the peak, and the weighted mean of the centre pixels."""
         if not self._by_scores:
             return weighted_mean(self.peak, self.log_weights, self.values)
-        sums = self._per_sigma(self._weighted, floor, len(self.columns))
+        sums, _ = self._per_sigma(floor, self.columns, log_weights=False)
         mass = sums[:, -1]
         return mass, sums[:, :-1] / mass.where(mass > 0, 1.0)[:, None]
 
@@ -295,15 +295,17 @@ class WindowTerm(Term):
         if not self._by_scores:
             return weighted_moments(self)
         c = len(self.columns) - 1
-        sums = self._per_sigma(self._weighted_with_squares, floor, 2 * c + 2)
-        mass, log_weight = sums[:, c], sums[:, -1]
+        sums, log_weight = self._per_sigma(
+            floor, torch.cat([self.columns, self.columns[:-1].square()]), log_weights=True
+        )
+        mass = sums[:, c]
         total = mass.where(mass > 0, 1.0)
         log_weight = log_weight / total
         times = 1 if self.inverse_variances is None else len(self.inverse_variances)
         factor = self.factor if times == 1 else self.inverse_variances.repeat_interleave(len(self.scores))
-        depth = (self.own - self._top).clamp_min(0) / self.factor
+        depth = (self.own - self._top) / self.factor
         residual = 2 * (depth.repeat(times) - log_weight / factor)
-        mean, square = sums[:, :c] / total[:, None], sums[:, c + 1 : -1] / total[:, None]
+        mean, square = sums[:, :c] / total[:, None], sums[:, c + 1 :] / total[:, None]
         return TermMoments(mass, mean, square, log_weight, torch.zeros_like(mass), residual)
 
     def mass(self, floor: Float[Tensor, " q"]) -> Float[Tensor, " q"]:
@@ -320,42 +322,42 @@ class WindowTerm(Term):
             depths = depths * self.inverse_variances[queries // len(self.scores)][:, None]
         return (-depths.unflatten(1, (-1, len(self.pixels))) - self.half_log_pdet).flatten(1)
 
-    def _per_sigma(self, weighted: Callable, floor: Float[Tensor, " q"], width: int) -> Float[Tensor, "q w"]:
-        """Return the weighted sums of every query, sigma by sigma; 0 for those below the floor, where they are many."""
+    def _per_sigma(
+        self, floor: Float[Tensor, " q"], columns: Float[Tensor, "w K"], *, log_weights: bool
+    ) -> tuple[Float[Tensor, "q w"], Float[Tensor, " q"]]:
+        """Return the weighted sums of columns, and, where asked for, of log-weights less their peak, sigma by sigma.
+
+        Those of queries below the floor may be 0.
+        """
         live = self.peak >= floor
         if self.inverse_variances is None:
-            return self._of_live(weighted, live, None, width)
+            return self._sums(live, None, columns, log_weights)
         shared = zip(live.split(len(self.scores)), self.inverse_variances, strict=True)
-        return torch.cat([self._of_live(weighted, *each, width) for each in shared])
+        sums, logs = zip(*(self._sums(*each, columns, log_weights) for each in shared), strict=True)
+        return torch.cat(sums), torch.cat(logs)
 
-    def _of_live(
-        self, weighted: Callable, live: Bool[Tensor, " n"], factor: Float[Tensor, ""] | None, width: int
-    ) -> Float[Tensor, "n w"]:
-        count = int(live.sum())
-        if count > SKIP_SHARE * len(live):
-            return weighted(self._relative(self.scores, self._top, factor))
-        sums = self.columns.new_zeros(len(live), width)
-        if count:
-            sums[live] = weighted(self._relative(self.scores[live], self._top[live], factor))
-        return sums
+    def _sums(
+        self, live: Bool[Tensor, " n"], factor: Float[Tensor, ""] | None, columns: Tensor, log_weights: bool
+    ) -> tuple[Float[Tensor, "n w"], Float[Tensor, " n"]]:
+        """Return the sums for one sigma; where few queries are live, the exponentials of the others are skipped."""
+        count, logs = int(live.sum()), torch.zeros_like(self._top)
+        if not count:
+            return self.columns.new_zeros(len(live), len(columns)), logs
+        skips = count <= SKIP_SHARE * len(live)
+        relative = self._relative(live, factor) if skips else self._relative(slice(None), factor)
+        weights = relative.exp() if log_weights else relative.exp_()
+        if log_weights:
+            logs[live if skips else slice(None)] = torch.linalg.vecdot(weights, relative)
+        if skips:  # a product of all queries, whatever is skipped: another shape would round otherwise
+            weights = torch.zeros_like(self.scores).index_put_((live,), weights)
+        return (columns @ weights.T).T, logs  # few rows: three times as fast as few columns
 
-    def _relative(self, scores: Float[Tensor, "n K"], top: Float[Tensor, " n"], factor: Any) -> Float[Tensor, "n K"]:
-        """Return the log-weights less their peak, clamped."""
-        relative = scores - top[:, None]
+    def _relative(self, queries: Any, factor: Float[Tensor, ""] | None) -> Float[Tensor, "m K"]:
+        """Return the log-weights of some queries less their peak, clamped."""
+        relative = self.scores[queries] - self._top[queries, None]
         if factor is not None:
             relative *= factor
         return relative.clamp_(LOG_WEIGHT_FLOOR, 0.0)
-
-    def _weighted(self, relative: Float[Tensor, "n K"]) -> Float[Tensor, "n c1"]:
-        """Return the sums of values and of ones."""
-        return (self.columns @ relative.exp_().T).T  # few rows: three times as fast as few columns
-
-    def _weighted_with_squares(self, relative: Float[Tensor, "n K"]) -> Float[Tensor, "n w"]:
-        """Return the sums of values, of ones, of squared values and of log-weights."""
-        weights = relative.exp()
-        columns = torch.cat([self.columns, self.columns[:-1].square()])
-        log_weight = torch.linalg.vecdot(weights, relative)
-        return torch.cat([(columns @ weights.T).T, log_weight[:, None]], dim=1)
 
 
 # -------------------------------------------------------------------------------------------------------- fused kernel
