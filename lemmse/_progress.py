@@ -2,12 +2,16 @@
 
 import time
 from collections.abc import Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["progress"]
+__all__ = ["progress", "silence"]
 
 PATIENCE = 2.0
 """Seconds before a bar appears: quick work, such as the answer to a slider, shows none and pays for none."""
+
+_silent = ContextVar("silent", default=False)
 
 
 def progress(items: Sized, *, description: str, unit: str = "it") -> Iterator[Any]:
@@ -15,7 +19,7 @@ def progress(items: Sized, *, description: str, unit: str = "it") -> Iterator[An
     bar, started = None, time.monotonic()
     try:
         for done, item in enumerate(items):
-            if bar is None and time.monotonic() - started > PATIENCE:
+            if bar is None and time.monotonic() - started > PATIENCE and not _silent.get():
                 from tqdm.auto import tqdm  # not at the top: `import lemmse` stays as light as torch
 
                 bar = tqdm(total=len(items), initial=done, desc=description, unit=unit, leave=False)
@@ -25,3 +29,13 @@ def progress(items: Sized, *, description: str, unit: str = "it") -> Iterator[An
     finally:
         if bar is not None:
             bar.close()
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Show no bars in this thread: another one, of the whole, is shown elsewhere."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)

@@ -186,6 +186,18 @@ class Estimator(ABC):
         state = self._state(y, sigma, reduction, range(self.images.shape[0]))
         return reduction.finish(state, self._layout(len(y)))
 
+    def partial_posterior(
+        self, y: Float[Tensor, "b ..."], *, sigma: float | Tensor, reduction: Reduction | None = None
+    ) -> PartialPosterior:
+        """Reduce like a call, and return what merges with the same of other images: a ``PartialPosterior``.
+
+        Raises what a call raises.
+        """
+        sigma, reduction = self._checked(y, sigma, reduction)
+        count = self.images.shape[0]
+        state = self._state(y, sigma, reduction, range(count))
+        return PartialPosterior(reduction, self._layout(len(y)), state, count)
+
     def stream(
         self,
         y: Float[Tensor, "b ..."],
