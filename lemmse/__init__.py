@@ -30,12 +30,13 @@ from .operators import (
 from .patches import extract_patches, shift
 from .reductions import Moments, Posterior, PosteriorMean, PosteriorMoments, Sources, TopImages, TopSources
 
-_ROOMS = (
-    "data",
-    "exercises",
-    "figures",
-    "ui",
-)  # they load when first asked for, as most need more than torch
+_ROOMS = {  # with the extra that each needs: they load when first asked for, as most need more than torch
+    "data": "widgets",
+    "distributed": "distributed",
+    "exercises": "widgets",
+    "figures": "widgets",
+    "ui": "widgets",
+}
 
 __all__ = [
     "MMSE",
@@ -62,6 +63,7 @@ __all__ = [
     "TopSources",
     "center_mask",
     "data",
+    "distributed",
     "exercises",
     "explain",
     "extract_patches",
@@ -88,7 +90,7 @@ def __getattr__(name: str):
             return import_module(f".{name}", __name__)
         except ModuleNotFoundError as missing:
             raise ModuleNotFoundError(
-                f"lemmse.{name} needs {missing.name}, which is not installed: pip install 'lemmse[widgets]'",
+                f"lemmse.{name} needs {missing.name}, which is not installed: pip install 'lemmse[{_ROOMS[name]}]'",
                 name=missing.name,
             ) from missing
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
