@@ -6,6 +6,7 @@ shard and the answer is that of one machine. What is lost with a worker is compu
 """
 
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from functools import reduce as fold
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import dask
 import numpy as np
 import torch
@@ -124,9 +126,9 @@ def _merged(*parts: PartialPosterior) -> PartialPosterior:
     return _sent(fold(PartialPosterior.merge, parts))
 
 
-def _held(job: _Job) -> _Job:
+def _opened(job: bytes) -> _Job:
     """Return the job: the result of a task is made again where it is lost, data sent to a worker is not."""
-    return job
+    return pickle.loads(job)
 
 
 def _sent(partial: PartialPosterior) -> PartialPosterior:
@@ -176,8 +178,8 @@ def _torch_threads(count: int) -> Iterator[None]:
 def _reduced(job: _Job, sources: list, client: Client) -> PartialPosterior:
     """Hand out the shards and the merges of their results, wait with a bar, and return the last merge."""
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}):  # tensors are meant to travel
-        held = client.submit(_held, job, pure=False)
-        shards = client.map(_of_shard, sources, job=held, key="shard", pure=False)
+        opened = client.submit(_opened, _packed(job), pure=False)
+        shards = client.map(_of_shard, sources, job=opened, key="shard", pure=False)
     total = _tree(shards, client)
     try:
         done = as_completed(shards, loop=client.loop)
@@ -190,6 +192,17 @@ def _reduced(job: _Job, sources: list, client: Client) -> PartialPosterior:
     finally:
         for future in (*shards, total):
             future.release()  # whatever still waits to be computed will not be
+
+
+def _packed(job: _Job) -> bytes:
+    """Return the job as it travels, or raise ``TypeError`` where it cannot."""
+    try:
+        return cloudpickle.dumps(job)
+    except (TypeError, pickle.PicklingError) as error:
+        raise TypeError(
+            f"estimator_of, and shards where it is a function, travel to other processes, and this does not: {error}. "
+            "Open files, locks and the like inside the function."
+        ) from error
 
 
 def _tree(parts: list[Future], client: Client) -> Future:

@@ -1,8 +1,10 @@
 """Shards on two worker processes: the answer of one process, whatever the shards are and whoever dies."""
 
+import asyncio
 import os
 import pickle
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -140,6 +142,19 @@ class TestKindsOfShards:
         )
         assert found.mean.device.type == "cpu"
         assert_same(found, LOCAL(self.images)(self.y, sigma=0.5), 1e-10)
+
+
+def test_threads_of_one_process():
+    """Whatever the cluster is: here three threads of the client's own process, whose settings stay what they are."""
+    images = training_set(count=COUNT)
+    torch.set_num_threads(2)
+    try:
+        with Client(processes=False, n_workers=1, threads_per_worker=3, dashboard_address=":0") as client:
+            found = le.distributed.reduce(LOCAL, cut(images), images[:2], sigma=0.5, client=client)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert_same(found, LOCAL(images)(images[:2], sigma=0.5), 1e-10)
 
 
 class TestWhatTravels:
@@ -287,6 +302,19 @@ class TestErrors:
             pytest.raises(RuntimeError, match=r"no workers.*cluster\.scale.*wait_for_workers.*client=None"),
         ):
             self.reduce(cut(self.images), client)
+
+    def test_what_cannot_travel(self, client):
+        lock = threading.Lock()
+        with pytest.raises(TypeError, match=r"estimator_of.*travel.*lock.*inside the function"):
+            self.reduce([self.images], client, make=lambda images: (lock, LOCAL(images))[1])
+
+    def test_an_asynchronous_client(self, cluster):
+        async def ask():
+            async with Client(cluster.scheduler_address, asynchronous=True) as client:
+                self.reduce([self.images], client)
+
+        with pytest.raises(TypeError, match=r"synchronous.*got an asynchronous one"):
+            asyncio.run(ask())
 
     def test_no_client_at_all(self, unchecked_shapes):
         with pytest.raises(TypeError, match=r"synchronous dask\.distributed\.Client.*got str"):
