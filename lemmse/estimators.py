@@ -196,7 +196,7 @@ class Estimator(ABC):
         sigma, reduction = self._checked(y, sigma, reduction)
         count = self.images.shape[0]
         state = self._state(y, sigma, reduction, range(count))
-        return PartialPosterior(reduction, self._layout(len(y)), state, count)
+        return PartialPosterior(reduction, self._layout(len(y)), state, count, self._asked(y, sigma))
 
     def stream(
         self,
