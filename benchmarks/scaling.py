@@ -26,7 +26,7 @@ from .problems import Scene, colours, greys
 from .table import in_markdown, machine
 
 SIGMA, LARGE_SIGMA = 0.1, 1.0
-RUNS = 4
+RUNS = 6
 
 
 def least(times: Callable[[], Any], runs: int = RUNS) -> np.ndarray:
