@@ -3,9 +3,9 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, final
 
 import torch
@@ -42,9 +42,11 @@ from .reductions import (
     ArrayTerm,
     ArrayValues,
     Layout,
+    MeanTerm,
     Moments,
     PartialPosterior,
     Posterior,
+    PosteriorMean,
     Reduction,
     Sources,
     Term,
@@ -52,6 +54,7 @@ from .reductions import (
     accumulate,
     join,
 )
+from .screen import Screen, directions_within, exact_cost
 from .strata import Stratum, stabiliser, strata_of_windows
 from .windows import (
     FusedChunk,
@@ -86,6 +89,9 @@ FUSED_SIGMA = 1e-6
 
 FEW_OF_ALL = 8
 """Windows of fewer than one in so many pixels are gathered entry by entry, more of them as slices of the image."""
+
+SCREENED_FROM = 2**26
+"""Pairs of windows in a stratum from which on they are screened: below, the exact path takes no time."""
 
 CACHED_PAIRS = 2**19
 """Pairs of a query and a shifted image in a chunk: few enough to stay in a processor's cache, enough to fill it."""
@@ -177,12 +183,19 @@ class Estimator(ABC):
         """Reduce the posterior of every measurement and return what ``reduction`` makes of it (default: ``Posterior``).
 
         ``y`` (b, ...) has the shape of ``physics.A(x)``; ``sigma`` is a number or one per query, (b,), in units of y. A
-        ``y`` expanded along its batch (stride 0) computes its distances once for all its sigmas. The answer is exact
-        whatever the ``tolerance``. Raises ``ValueError`` for a wrong shape, dtype or device, values that are not
-        finite, a sigma that is not positive, or a positive tolerance with a reduction that cannot honour it, and
-        ``TypeError`` for what is no reduction.
+        ``y`` expanded along its batch (stride 0) computes its distances once for all its sigmas.
+
+        A positive ``tolerance`` lets the local estimator leave out atoms that cannot matter, where that is faster: the
+        mean of every pixel and channel is then within its ``error_bound``, at most the tolerance, beside the rounding
+        of the dtype (S12.3), and the log-partition lacks their mass. Else the answer is exact, and the bound 0.
+
+        Raises ``ValueError`` for a wrong shape, dtype or device, values that are not finite, a sigma that is not
+        positive, a negative tolerance, or a positive one with a reduction that cannot honour it, and ``TypeError`` for
+        what is no reduction.
         """
         sigma, reduction = self._checked(y, sigma, reduction, tolerance)
+        if tolerance > 0 and (certified := self._certified(y, sigma, reduction, tolerance)) is not None:
+            return certified
         state = self._state(y, sigma, reduction, range(self.images.shape[0]))
         return reduction.finish(state, self._layout(len(y)))
 
@@ -197,6 +210,10 @@ class Estimator(ABC):
         count = self.images.shape[0]
         state = self._state(y, sigma, reduction, range(count))
         return PartialPosterior(reduction, self._layout(len(y)), state, count, self._asked(y, sigma))
+
+    def _certified(self, y: Tensor, sigma: Tensor, reduction: Reduction, tolerance: float) -> Posterior | None:
+        """Return a posterior whose error bounds are within a tolerance; ``None`` where the exact one is faster."""
+        return None
 
     def stream(
         self,
@@ -608,52 +625,128 @@ class LocalEquivariantMMSE(Estimator):
                 some = self._images(start, stop)
                 yield self._fused.chunk(self._centred(self._measure(some)), some)
 
+    def _certified(self, y: Tensor, sigma: Tensor, reduction: Reduction, tolerance: float) -> Posterior | None:
+        """Return the posterior mean by screens, or exactly for those measurements where they do not pay."""
+        gradient = y.requires_grad or getattr(self.images, "requires_grad", False)
+        if not isinstance(reduction, PosteriorMean) or gradient or not self._screens:
+            return None
+        size = len(y) if _same(y) else 1
+        groups = list(zip(y.split(size), sigma.split(size), strict=True))
+        found = [self._screened(*each, reduction, tolerance) for each in groups]
+        exact = [i for i, each in enumerate(found) if each is None]
+        if len(exact) == len(found):
+            return None
+        if exact:
+            every = range(self.images.shape[0])
+            rest = torch.tensor(exact, device=self.device)
+            state = self._state(y[rest], sigma[rest], reduction, every)
+            for i, *one in zip(exact, *(x.split(len(self.window_index)) for x in state), strict=True):
+                found[i] = type(state)(*one), torch.zeros_like(one[-1])
+        states, bounds = (list(each) for each in zip(*found, strict=True))
+        layout = self._layout(len(y))
+        return replace(reduction.finish(join(states), layout), error_bound=layout.per_value(torch.cat(bounds)))
+
+    def _screened(
+        self, y: Tensor, sigma: Tensor, reduction: PosteriorMean, tolerance: float
+    ) -> tuple[Any, Float[Tensor, "q c"]] | None:
+        """Return the state of one measurement, for all its sigmas, and error bounds; ``None`` where it does not pay."""
+        b, n, d = len(y), len(self.window_index), self.images.shape[0]
+        pairs = [d * len(comparison.pixels) ** 2 for comparison in self._comparisons]
+        by_products = [exact_cost(*each) for each in zip(pairs, (s.rank for s in self.strata), strict=True)]
+        others = [i for i in range(len(pairs)) if i not in self._screens]
+        budget = sum(by_products) if self._fused is None else exact_cost(d * n**2, None)
+        budget -= sum(by_products[i] for i in others)
+        v, inverse_variances = self._centred(y[:1]), sigma.double().square().reciprocal()
+        first_pixels = torch.arange(b, device=self.device)[:, None] * n
+        places, states, bounds = [], [], []
+        for i, screen in self._screens.items():
+            found = screen.means(
+                v, inverse_variances, tolerance, budget * pairs[i] / sum(pairs[j] for j in self._screens)
+            )
+            if found is None:
+                return None
+            comparison = self._comparisons[i]
+            peak = -inverse_variances[:, None] * found.depth - comparison.half_log_pdet[0]
+            term = MeanTerm(*(x.flatten(0, 1).to(self.dtype) for x in (peak, found.mass, found.mean)))
+            states.append(reduction.update(reduction.start(self._flat_layout(b * len(comparison.pixels))), term))
+            bounds.append(screen.error_bound(found.tail.repeat(b), states[-1].mean))
+            places.append((first_pixels + comparison.pixels).flatten())
+        if others:
+            place, state = self._strata_by_products(y, sigma, reduction, range(d), others)
+            places, states, bounds = [*places, place], [*states, state], [*bounds, torch.zeros_like(state.mean)]
+        order, state = torch.cat(places).argsort(), join(states)
+        return type(state)(*(x[order] for x in state)), torch.cat(bounds)[order]
+
+    @cached_property
+    def _screens(self) -> dict[int, Screen]:
+        """Prepare the large strata with one whitener for a tolerance, at the first call with one, within the limit."""
+        room, screens = self.memory_limit // self.dtype.itemsize, {}
+        if self._keys is None:
+            return screens
+        for i in sorted(range(len(self.strata)), key=lambda i: -len(self.strata[i].pixels)):
+            comparison, atoms = self._comparisons[i], self.images.shape[0] * len(self.strata[i].pixels)
+            large = isinstance(comparison, OneWhitener) and atoms * len(comparison.pixels) >= SCREENED_FROM
+            if large and (directions := directions_within(comparison.whitener.rank, atoms, room)):
+                windows = partial(self._windows, comparison)
+                facts = (self._keys, self.images, self.window_index, self.boundary, windows, directions)
+                screens[i] = Screen(comparison, *facts)
+                room -= screens[i].columns.numel()
+        return screens
+
     def _state_by_products(self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range) -> Any:
         """Reduce blocks of the pixels of each stratum, and return the state of all pixels in their order."""
+        place, state = self._strata_by_products(y, sigma, reduction, images, range(len(self._comparisons)))
+        order = place.argsort()
+        return type(state)(*(x[order] for x in state))
+
+    def _strata_by_products(
+        self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range, strata: Sequence[int]
+    ) -> tuple[Int64[Tensor, " q"], Any]:
+        """Reduce blocks of the pixels of some strata, and return the place of each query among all, and the state."""
         b, (h, w) = len(y), self.images.shape[2:]
         shared = -2 * self._scale(sigma) if _same(y) else None
         factor = torch.ones_like(shared[:1]) if _same(y) else -2 * self._scale(sigma)
         v = self._centred(y[:1] if _same(y) else y)
-        rows = (
-            1 if getattr(reduction, "means_only", False) else b // len(v)
-        )  # others hold a row of weights for each sigma
-        blocks = [self._blocks(comparison, v, factor, rows) for comparison in self._comparisons]
-        states = [[reduction.start(self._flat_layout(b * len(pixels))) for pixels, _ in each] for each in blocks]
-        for i, first, rows, columns in self._groups(images):
+        repeats = 1 if getattr(reduction, "means_only", False) else b // len(v)  # rows of weights that a query makes
+        blocks = {i: self._blocks(self._comparisons[i], v, factor, repeats) for i in strata}
+        states = {
+            i: [reduction.start(self._flat_layout(b * len(pixels))) for pixels, _ in each] for i, each in blocks.items()
+        }
+        for i, first, rows, columns in self._groups(images, strata):
             comparison, facts = self._comparisons[i], {"inverse_variances": shared, "first_image": first}
             for j, (_, queries) in enumerate(blocks[i]):
                 term = WindowTerm(comparison.scores(queries, rows), queries, comparison, columns, **facts)
                 states[i][j] = reduction.update(states[i][j], term)
         first_pixels = torch.arange(b, device=self.device)[:, None] * h * w
-        place = torch.cat([(first_pixels + pixels).flatten() for of_stratum in blocks for pixels, _ in of_stratum])
-        joined = join([state for of_stratum in states for state in of_stratum])
-        return type(joined)(*(x[place.argsort()] for x in joined))
+        place = [(first_pixels + pixels).flatten() for of_stratum in blocks.values() for pixels, _ in of_stratum]
+        return torch.cat(place), join([state for of_stratum in states.values() for state in of_stratum])
 
     def _blocks(
-        self, comparison: WindowComparison, v: Float[Tensor, "b c h w"], factor: Float[Tensor, " b"], rows: int
+        self, comparison: WindowComparison, v: Float[Tensor, "b c h w"], factor: Float[Tensor, " b"], repeats: int
     ) -> list[tuple[Int64[Tensor, " m"], WindowQueries]]:
         """Return the pixels of a stratum in blocks, with the windows of all measurements around them as queries.
 
-        A query makes so many ``rows`` of pairs.
+        A query makes so many rows of weights (``repeats``).
         """
         atoms = self._images_at_once(comparison) * len(comparison.pixels)
-        size = max(1, self._pairs_at_once // (atoms * len(v) * rows))
+        size = max(1, self._pairs_at_once // (atoms * len(v) * repeats))
         queries = []
         for pixels in comparison.pixels.split(size):
             windows = windows_at(v, self.window_index[pixels])
             queries.append((pixels, comparison.queries(windows.flatten(0, 1), factor.repeat_interleave(len(pixels)))))
         return queries
 
-    def _groups(self, images: range) -> Iterator[tuple[int, int, Any, Float[Tensor, "c1 K"]]]:
+    def _groups(self, images: range, strata: Sequence[int]) -> Iterator[tuple[int, int, Any, Float[Tensor, "c1 K"]]]:
         """Yield a stratum, the first of a few images, and keys and columns of its windows in them, with a bar."""
-        sizes = [self._images_at_once(comparison) for comparison in self._comparisons]
+        sizes = {i: self._images_at_once(self._comparisons[i]) for i in strata}
         chunks = self._chunks(images)
-        count = sum(len(_split(range(*chunk), size)) for chunk in chunks for size in sizes)
+        count = sum(len(_split(range(*chunk), size)) for chunk in chunks for size in sizes.values())
         steps = progress(range(count), description=type(self).__name__, unit="block")
         for first, end in chunks:
             values = self._images(first, end)
             keys = self._centred(self._measure(values)) if self._keys is None else self._keys[first:end]
-            for i, (comparison, size) in enumerate(zip(self._comparisons, sizes, strict=True)):
+            for i, size in sizes.items():
+                comparison = self._comparisons[i]
                 for (start, stop), _ in zip(_split(range(first, end), size), steps, strict=False):
                     part = slice(start - first, stop - first)
                     if self._rows is None:

@@ -1,0 +1,122 @@
+"""The compiled loops of the screen: find the atoms whose bound reaches the floor, and weigh those alone (needs numba).
+
+What makes vectors of these loops is said in ``lemmse._fused``.
+"""
+
+import math
+from typing import no_type_check
+
+import numpy as np
+
+from ._fused import NOTHING, _compiled, _index
+
+__all__ = ["LANES", "NOTHING", "weigh"]
+
+LANES = 64
+"""Bounds are searched in sets of every so-many-th: the largest of each set takes vector operations only."""
+
+GROWTH = 1.1
+"""A floor is looked at again when the mass has grown by so much, or the largest score."""
+
+
+@_compiled
+@no_type_check
+def _largest(out, bounds):
+    """Set out[s] to the largest of bounds[m, s] over m, two of them at a time."""
+    count, lanes = bounds.shape
+    for s in range(lanes):
+        out[s] = bounds[count - 1, s]
+    for m in range(0, count - 1, 2):
+        row, next_row = _index(m), _index(m + 1)
+        for s in range(lanes):
+            out[s] = max(out[s], max(bounds[row, s], bounds[next_row, s]))
+
+
+@_compiled
+@no_type_check
+def _products(out, window, images, image, row, column):
+    """Set out[s] to the products of a window with a part of an image, added up over the window's rows."""
+    for s in range(len(out)):
+        out[s] = window[0, s] * images[image, row, column + _index(s)]
+    for a in range(1, len(window)):
+        line = row + _index(a)
+        for s in range(len(out)):
+            out[s] += window[a, s] * images[image, line, column + _index(s)]
+
+
+@_compiled
+@no_type_check
+def _sum(x):
+    total = x[0]
+    for s in range(1, len(x)):
+        total += x[s]
+    return total
+
+
+@_compiled
+@no_type_check
+def _add(mass, sums, top, score, factors, values, image, pixel):
+    """Add an atom to the sums of weights and of weighted values, which are in units of exp(factor · top)."""
+    channels = values.shape[1]
+    for b in range(len(factors)):
+        weight = math.exp(-abs(score - top) * factors[b])
+        if score > top:
+            mass[b] = mass[b] * weight + 1
+            for channel in range(channels):
+                sums[b, channel] = sums[b, channel] * weight + values[image, channel, pixel]
+        else:
+            mass[b] += weight
+            for channel in range(channels):
+                sums[b, channel] += weight * values[image, channel, pixel]
+
+
+@_compiled
+@no_type_check
+def weigh(
+    bounds,
+    windows,
+    lacks,
+    slack,
+    floor,
+    top,
+    mass,
+    sums,
+    kept,
+    atoms,
+    images,
+    half_norms,
+    values,
+    first,
+    margin,
+    factors,
+):
+    """Weigh the atoms of some images whose bounds (q, m, LANES) reach the floor of a query, which rises with its mass.
+
+    ``atoms`` (3, S) are the row of each pixel of the stratum, its column times channels, and its index; ``first`` is
+    the first image that bounds are of. See ``lemmse.screen`` for the others.
+    """
+    lanes, start, size = bounds.shape[2], _index(first), _index(atoms.shape[1])
+    largest = np.empty(lanes, bounds.dtype)
+    products = np.empty(windows.shape[2], windows.dtype)
+    widest = factors.min()
+    for q in range(len(bounds)):
+        window, of_mass, of_sums, found = windows[q], mass[q], sums[q], bounds[q]
+        _largest(largest, found)
+        limit, looked = floor[q] - slack[q], of_mass.min()
+        for s in range(lanes):
+            if largest[s] < limit:
+                continue
+            for m in range(len(found)):
+                if found[m, s] < limit:
+                    continue
+                k = _index(m * lanes + s)
+                image, place = start + k // size, k % size
+                _products(products, window, images, image, _index(atoms[0, place]), _index(atoms[1, place]))
+                score = _sum(products) - lacks[q] - half_norms[image, place]
+                _add(of_mass, of_sums, top[q], score, factors, values, image, atoms[2, place])
+                kept[q] += 1
+                if score > top[q] or of_mass[-1] > GROWTH * looked:
+                    top[q] = max(top[q], score)
+                    looked = of_mass[-1]
+                    floor[q] = max(floor[q], top[q] + (math.log(of_mass.min()) - margin) / widest)
+                    limit = floor[q] - slack[q]
