@@ -23,7 +23,7 @@ import platformdirs
 
 from ._types import LOG_WEIGHT_FLOOR
 
-__all__ = ["WindowMeans"]
+__all__ = ["WindowMeans", "keep_compiled"]
 
 FLOOR = np.float32(LOG_WEIGHT_FLOOR)
 NOTHING = np.float32(-1e20)
@@ -282,9 +282,10 @@ def _accumulate(query, keys, half_norms, values, strata, one_stratum, factors, p
         sums += image_sums
 
 
-def _keep_compiled(function: Any, folder: str) -> None:
-    """Keep what is compiled of a function in a folder, or, where that cannot be written, in memory alone."""
-    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, numba.config.CACHE_DIR or folder
+def keep_compiled(function: Any) -> None:
+    """Keep what is compiled of a function in the user's cache folder, or, where none can be written, in memory alone."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = before or platformdirs.user_cache_dir("lemmse")
     try:
         function.enable_caching()
     except RuntimeError:  # numba found no folder that it may write to
@@ -293,7 +294,7 @@ def _keep_compiled(function: Any, folder: str) -> None:
         numba.config.CACHE_DIR = before
 
 
-_keep_compiled(_accumulate, platformdirs.user_cache_dir("lemmse"))
+keep_compiled(_accumulate)
 
 
 class Means(NamedTuple):

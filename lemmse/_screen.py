@@ -8,7 +8,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from ._fused import NOTHING, _compiled, _index
+from ._fused import NOTHING, _compiled, _index, keep_compiled
 
 __all__ = ["LANES", "NOTHING", "weigh"]
 
@@ -120,3 +120,6 @@ def weigh(
                     looked = of_mass[-1]
                     floor[q] = max(floor[q], top[q] + (math.log(of_mass.min()) - margin) / widest)
                     limit = floor[q] - slack[q]
+
+
+keep_compiled(weigh)
