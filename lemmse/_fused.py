@@ -283,7 +283,7 @@ def _accumulate(query, keys, half_norms, values, strata, one_stratum, factors, p
 
 
 def keep_compiled(function: Any) -> None:
-    """Keep what is compiled of a function in the user's cache folder, or, where none can be written, in memory alone."""
+    """Keep what is compiled of a function in the user's cache folder, or in memory alone where none can be written."""
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = before or platformdirs.user_cache_dir("lemmse")
     try:
