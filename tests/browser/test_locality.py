@@ -1,7 +1,6 @@
 """The explorables of notebook 04 by pointer, and the painted hole by pointer and keyboard, in a real JupyterLab."""
 
 import re
-import statistics
 
 import pytest
 from playwright.sync_api import Locator, expect
@@ -15,7 +14,6 @@ CELLS = [
     f"{ROOM}.price_of_a_pre_inverse()",
     f"hole = {ROOM}.painted_hole()\nhole",
 ]
-COARSE, FULL = 150, 1000  # ms from a key press, in the median
 
 ANSWERED = """([target, sentence, patterns]) => {
   const until = (holds, pressed) => new Promise((resolve) => {
@@ -128,8 +126,6 @@ def test_latency_of_the_patchwork(lab, page):
     coarse, full = zip(*times, strict=True)
     lab.record_latency("04: whose pixels, coarse answer", list(coarse))
     lab.record_latency("04: whose pixels, full answer after a pause", list(full))
-    assert statistics.median(coarse) <= COARSE, coarse
-    assert statistics.median(full) <= FULL, full
 
 
 def to_the_corner(hole: Hole) -> None:
@@ -205,8 +201,6 @@ def test_latency_of_the_painted_hole(lab, hole):
     lab.record_latency("04: painted hole, Space to the coarse answer", list(coarse))
     lab.record_latency("04: painted hole, full answer after a pause", list(full))
     lab.record_latency("04: painted hole, probe after a pause", told)
-    assert statistics.median(coarse) <= COARSE, coarse
-    assert statistics.median(full) <= FULL, full
 
 
 def test_the_still_picture_gives_way(lab, page):
