@@ -208,6 +208,36 @@ def _twice_over(out, image):
 
 @_compiled
 @no_type_check
+def _weigh_row(scores, best, reach, value, factors, i, t, top, masses, all_sums, room):
+    """Add the windows of all rows s to the sums of the queries of row i, for one shift t of columns.
+
+    ``masses`` and ``all_sums`` are those of all images and of this image, in units of exp(factor · top): where top
+    rises, all that was summed counts in units of the new one (S12.6). ``room`` is what ``_weights`` works in.
+    """
+    weights, exponent, power = room
+    mass, sums = masses[1], all_sums[1]
+    for j in range(len(best)):
+        old = top[i, j]
+        if best[j] < old + reach or best[j] <= NOTHING:
+            continue
+        rises = best[j] > old
+        if rises:
+            top[i, j] = best[j]
+        for b in range(len(factors)):
+            if rises and old > NOTHING:
+                share = math.exp(max((old - best[j]) * factors[b], 2 * FLOOR))
+                masses[0][b, i, j] *= share
+                mass[b, i, j] *= share
+                for channel in range(len(value)):
+                    all_sums[0][b, i, j, channel] *= share
+                    sums[b, i, j, channel] *= share
+            mass[b, i, j] += _weights(weights, exponent, power, scores, _index(j), top[i, j], factors[b])
+            for channel in range(len(value)):
+                sums[b, i, j, channel] += _weighted(weights, value, _index(channel), _index(j + t), _index(i))
+
+
+@_compiled
+@no_type_check
 def _accumulate(query, keys, half_norms, values, strata, one_stratum, factors, patch_size, wraps, top, mass, sums):
     """Add the windows of all images to mass and sums, which are in units of exp(factor · top); top rises as needed."""
     count, c, h, w = keys.shape
@@ -221,9 +251,8 @@ def _accumulate(query, keys, half_norms, values, strata, one_stratum, factors, p
     flat_rows, flat_inner = rows.reshape(h, w * h), inner.reshape(w * h)
     along, along_prefix = np.empty((patch_size, h), np.float32), np.empty(h, np.float32)
     down, down_prefix = np.empty((patch_size, w * h), np.float32), np.empty(w * h, np.float32)
-    best, weights = np.empty(w, np.float32), np.empty(h, np.float32)
-    exponent = np.empty(h, np.int32)
-    power = exponent.view(np.float32)
+    best, exponent = np.empty(w, np.float32), np.empty(h, np.int32)
+    room = np.empty(h, np.float32), exponent, exponent.view(np.float32)
     image_mass, image_sums = np.empty(mass.shape, np.float32), np.empty(sums.shape, np.float32)
     reach = FLOOR / factors.min()
     for d in range(count):
@@ -256,28 +285,7 @@ def _accumulate(query, keys, half_norms, values, strata, one_stratum, factors, p
                     _scores(scores, best, inner, norms, row, shift)
                 else:
                     _scores_within(scores, best, inner, norms, strata, key_strata, row, shift)
-                for j in range(w):
-                    old = top[i, j]
-                    if best[j] < old + reach or best[j] <= NOTHING:
-                        continue
-                    rises = best[j] > old
-                    if rises:
-                        top[i, j] = best[j]
-                    for b in range(len(factors)):
-                        if rises and old > NOTHING:  # all that was summed counts in units of the new top (S12.6)
-                            share = math.exp(max((old - best[j]) * factors[b], 2 * FLOOR))
-                            mass[b, i, j] *= share
-                            image_mass[b, i, j] *= share
-                            for channel in range(channels):
-                                sums[b, i, j, channel] *= share
-                                image_sums[b, i, j, channel] *= share
-                        image_mass[b, i, j] += _weights(
-                            weights, exponent, power, scores, _index(j), top[i, j], factors[b]
-                        )
-                        for channel in range(channels):
-                            image_sums[b, i, j, channel] += _weighted(
-                                weights, value, _index(channel), _index(j + t), row
-                            )
+                _weigh_row(scores, best, reach, value, factors, i, t, top, (mass, image_mass), (sums, image_sums), room)
         mass += image_mass
         sums += image_sums
 

@@ -578,10 +578,8 @@ class LocalEquivariantMMSE(Estimator):
         """Return the path that this estimator takes."""
         whiteners = [member.whitener for stratum in self.strata for member in stratum.classes]
         path = "one whitener" if len(whiteners) == 1 else f"{len(whiteners)} whiteners"
-        kinds, kernel = (
-            ", ".join(sorted({each.kind for each in whiteners})),
-            "products" if self._fused is None else "fused",
-        )
+        kinds = ", ".join(sorted({each.kind for each in whiteners}))
+        kernel = "products" if self._fused is None else "fused"
         return Plan(path, len(self.strata), kinds, _kept(self._keys), kernel=kernel)
 
     @property
@@ -602,13 +600,16 @@ class LocalEquivariantMMSE(Estimator):
     def _state(self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range) -> Any:
         """Reduce by the kernel where it is worth it, else as many measurements at a time as the memory limit allows."""
         pairs = (1 if _same(y) else len(y)) * len(images) * len(self.window_index) ** 2
-        gradient = y.requires_grad or getattr(self.images, "requires_grad", False)
-        means_only = getattr(reduction, "means_only", False) and not gradient
+        means_only = getattr(reduction, "means_only", False) and not self._differentiated(y)
         by_kernel = self._fused is not None and pairs >= FUSED_FROM and means_only and float(sigma.min()) >= FUSED_SIGMA
         size = len(y) if _same(y) else 1 if by_kernel else self._measurements_at_once
         reduced = self._state_by_kernel if by_kernel else self._state_by_products
         split = zip(y.split(size), sigma.split(size), strict=True)
         return join([reduced(*each, reduction, images) for each in split])
+
+    def _differentiated(self, y: Tensor) -> bool:
+        """Return whether a gradient is asked for, which compiled loops do not keep."""
+        return y.requires_grad or getattr(self.images, "requires_grad", False)
 
     def _state_by_kernel(self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range) -> Any:
         """Reduce one measurement, for all its sigmas."""
@@ -627,8 +628,7 @@ class LocalEquivariantMMSE(Estimator):
 
     def _certified(self, y: Tensor, sigma: Tensor, reduction: Reduction, tolerance: float) -> Posterior | None:
         """Return the posterior mean by screens, or exactly for those measurements where they do not pay."""
-        gradient = y.requires_grad or getattr(self.images, "requires_grad", False)
-        if not isinstance(reduction, PosteriorMean) or gradient or not self._screens:
+        if not isinstance(reduction, PosteriorMean) or self._differentiated(y) or not self._screens:
             return None
         size = len(y) if _same(y) else 1
         groups = list(zip(y.split(size), sigma.split(size), strict=True))
