@@ -40,7 +40,7 @@ def test_installing_moves_nothing_that_colab_ships(colab_python):
 
 def test_traits(colab_python):
     """Every widget and every explorable, at the values of all its controls."""
-    run(colab_python, "-m", "pytest", "--quiet", "tests/ui")
+    run(colab_python, "-m", "pytest", "--quiet", "-n", "2", "tests/ui")
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
