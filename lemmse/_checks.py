@@ -1,17 +1,17 @@
 """What estimators ask of their input, and what they say where it is not so."""
 
 import warnings
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from .image_sets import CENTRE_SAMPLE, ChunkedImages, ImageSet, checked_values
 from .operators import LinearOperator, Nonlinear, check_declarations
 from .reductions import PosteriorMean, Reduction
 
 __all__ = [
-    "ImageSet",
     "check_measurements",
     "check_tolerance",
     "checked_measured",
@@ -19,25 +19,11 @@ __all__ = [
     "checked_reduction",
     "checked_sample",
     "checked_sigma",
-    "checked_values",
     "positive_integer",
 ]
 
-CENTRE_SAMPLE = 64
-"""Queries and keys are centred on a mean over so many images, which spares digits (S13, precision budget)."""
-
 RANGE_ATOL = 1e-4
 """Images may leave [0, 1] by this much, the rounding of a resize, before a warning says so."""
-
-
-@runtime_checkable
-class ImageSet(Protocol):
-    """Images that may be made on demand: a ``shape`` (D, c, h, w), and slices that are tensors."""
-
-    shape: tuple[int, int, int, int]
-
-    def __getitem__(self, index: slice) -> Float[Tensor, "k c h w"]:
-        """Return the images of a slice."""
 
 
 def checked_sample(images: Tensor | ImageSet) -> Float[Tensor, "k c h w"]:
@@ -46,7 +32,10 @@ def checked_sample(images: Tensor | ImageSet) -> Float[Tensor, "k c h w"]:
     if shape is None or len(shape) != 4 or min(shape) < 1:
         came = type(images).__name__ if shape is None else f"shape {tuple(shape)}"
         raise ValueError(f"images must be (D, c, h, w) with at least one image, one channel and one pixel: got {came}.")
-    looked_at = checked_values(images if isinstance(images, Tensor) else images[0:CENTRE_SAMPLE])
+    if isinstance(images, ChunkedImages):
+        looked_at = images.head
+    else:
+        looked_at = checked_values(images if isinstance(images, Tensor) else images[0:CENTRE_SAMPLE])
     low, high = (float(bound) for bound in looked_at.detach().aminmax())
     if low < -RANGE_ATOL or high > 1 + RANGE_ATOL:
         warnings.warn(
@@ -54,34 +43,6 @@ def checked_sample(images: Tensor | ImageSet) -> Float[Tensor, "k c h w"]:
             stacklevel=3,
         )
     return looked_at[0:CENTRE_SAMPLE]
-
-
-def checked_values(images: Any) -> Float[Tensor, "k c h w"]:
-    """Return the images, or raise ``ValueError`` unless they are a tensor of finite float32 or float64 numbers."""
-    if not isinstance(images, Tensor):
-        raise ValueError(f"images must be a torch tensor: got {type(images).__name__}. torch.from_numpy turns arrays.")
-    if images.dtype not in (torch.float32, torch.float64):
-        how = "images.float()" if images.is_floating_point() else "images.float() / 255 for 8-bit images"
-        raise ValueError(f"images must be float32 or float64: got {images.dtype}. Convert them, with {how}.")
-    low, high = images.aminmax()
-    if not (low.isfinite() and high.isfinite()):
-        bad = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-        raise ValueError(
-            f"images must be finite: {len(bad)} of {len(images)} hold NaN or infinity, first image {bad[0]}."
-        )
-    return images
-
-
-def checked_slice(images: Any, whole: ImageSet, start: int, stop: int, dtype: torch.dtype) -> Float[Tensor, "k c h w"]:
-    """Return a slice of a set made on demand, or raise ``ValueError`` unless it is what was asked for."""
-    checked_values(images)
-    wanted = (stop - start, *whole.shape[1:])
-    if tuple(images.shape) != wanted or images.dtype != dtype:
-        raise ValueError(
-            f"images[{start}:{stop}] of {type(whole).__name__} must be {wanted} of {dtype}, as its shape and its first "
-            f"images say: got {tuple(images.shape)} of {images.dtype}."
-        )
-    return images
 
 
 def checked_measured(physics: LinearOperator | Nonlinear, images: Float[Tensor, "k c h w"]) -> Float[Tensor, "k ..."]:

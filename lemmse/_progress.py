@@ -1,7 +1,7 @@
 """Progress of work that may take longer than a couple of seconds."""
 
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -14,15 +14,19 @@ PATIENCE = 2.0
 _silent = ContextVar("silent", default=False)
 
 
-def progress(items: Sized, *, description: str, unit: str = "it") -> Iterator[Any]:
-    """Pass the items on, with a bar once they take longer than PATIENCE; ``TQDM_DISABLE=1`` silences it."""
+def progress(items: Iterable[Any], *, description: str, unit: str = "it", total: int | None = None) -> Iterator[Any]:
+    """Pass the items on, with a bar once they take longer than PATIENCE; ``TQDM_DISABLE=1`` silences it.
+
+    ``total`` is their number, where they do not tell it themselves and it is known.
+    """
     bar, started = None, time.monotonic()
+    total = len(items) if isinstance(items, Sized) else total
     try:
         for done, item in enumerate(items):
             if bar is None and time.monotonic() - started > PATIENCE and not _silent.get():
                 from tqdm.auto import tqdm  # not at the top: `import lemmse` stays as light as torch
 
-                bar = tqdm(total=len(items), initial=done, desc=description, unit=unit, leave=False)
+                bar = tqdm(total=total, initial=done, desc=description, unit=unit, leave=False)
             yield item
             if bar is not None:
                 bar.update()

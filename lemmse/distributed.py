@@ -23,9 +23,10 @@ from dask.system import CPU_COUNT
 from jaxtyping import Float
 from torch import Tensor
 
-from ._checks import ImageSet, checked_reduction, checked_sigma, positive_integer
+from ._checks import checked_reduction, checked_sigma, positive_integer
 from ._progress import progress, silence
 from .estimators import Estimator
+from .image_sets import ImageSet
 from .reductions import Moments, PartialPosterior, Posterior, Reduction, Sources
 
 __all__ = ["partial_posterior", "reduce"]

@@ -3,17 +3,17 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, final
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from ._checks import (
-    ImageSet,
     check_measurements,
     check_tolerance,
     checked_measured,
@@ -21,11 +21,11 @@ from ._checks import (
     checked_reduction,
     checked_sample,
     checked_sigma,
-    checked_slice,
     positive_integer,
 )
 from ._factors import unchanged
 from ._progress import progress
+from .image_sets import ChunkedImages, ImageSet, as_image_set, checked_slice
 from .kernels import (
     CircularComparison,
     Comparison,
@@ -97,6 +97,10 @@ CACHED_PAIRS = 2**19
 """Pairs of a query and a shifted image in a chunk: few enough to stay in a processor's cache, enough to fill it."""
 
 
+Images = Float[Tensor, "D c h w"] | ImageSet | np.ndarray | Iterable[Any] | Callable[[], Iterable[Any]]
+"""A training set (``lemmse.image_sets``)."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Which path an estimator takes, found once from what its operators declare; ``shifts`` of an image are atoms.
@@ -122,15 +126,15 @@ class Estimator(ABC):
 
     def __init__(
         self,
-        images: Float[Tensor, "D c h w"] | ImageSet,
+        images: Images,
         physics: Any,
         pre_inverse: Any = None,
         *,
         chunk_size: int | None = None,
         memory_limit: int = DEFAULT_MEMORY_LIMIT,
     ):
-        sample = checked_sample(images)
-        self.images = images
+        self.images = as_image_set(images)
+        sample = checked_sample(self.images)
         self.physics = as_operator(physics)
         self.pre_inverse = None if pre_inverse is None else as_operator(pre_inverse)
         self.chunk_size = None if chunk_size is None else positive_integer(chunk_size, "chunk_size counts images")
@@ -281,9 +285,9 @@ class Estimator(ABC):
     def _images(self, start: int, stop: int) -> Float[Tensor, "k c h w"]:
         """Return the images of a chunk; those made on demand are checked as they come."""
         images = self.images[start:stop]
-        return (
-            images if isinstance(self.images, Tensor) else checked_slice(images, self.images, start, stop, self.dtype)
-        )
+        if isinstance(self.images, Tensor | ChunkedImages):  # checked before
+            return images
+        return checked_slice(images, self.images, start, stop, self.dtype)
 
     def _measure(self, images: Float[Tensor, "k c h w"]) -> Float[Tensor, "k ..."]:
         return checked_measured(self.physics, images)
@@ -531,7 +535,7 @@ class LocalEquivariantMMSE(Estimator):
 
     def __init__(
         self,
-        images: Float[Tensor, "D c h w"] | ImageSet,
+        images: Images,
         physics: Any,
         patch_size: int,
         pre_inverse: Any = None,
