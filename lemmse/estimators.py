@@ -4,6 +4,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, final
@@ -24,8 +25,8 @@ from ._checks import (
     positive_integer,
 )
 from ._factors import unchanged
-from ._progress import progress
-from .image_sets import ChunkedImages, ImageSet, as_image_set, checked_slice
+from ._progress import progress, silence
+from .image_sets import ChunkedImages, HeldImages, ImageSet, as_image_set, checked_slice
 from .kernels import (
     CircularComparison,
     Comparison,
@@ -70,7 +71,12 @@ from .windows import (
 __all__ = ["DEFAULT_MEMORY_LIMIT", "MMSE", "EquivariantMMSE", "Estimator", "ImageSet", "LocalEquivariantMMSE", "Plan"]
 
 DEFAULT_MEMORY_LIMIT = 256 * 2**20
-"""Bytes that the temporary arrays of a chunk may take where the caller names no limit: small beside Binder's 2 GB."""
+"""Bytes that temporary arrays may take where the caller names no limit, and one image needs no more than that: small
+beside Binder's 2 GB."""
+
+OPERATOR_ENTRIES = 16
+"""Numbers that operators hold at once for each one of an image and of its measurement: spectra in float64, most of
+them."""
 
 STREAM_CHUNKS = 32
 """Chunks of images that a stream takes where no ``chunk_size`` is given."""
@@ -131,23 +137,43 @@ class Estimator(ABC):
         pre_inverse: Any = None,
         *,
         chunk_size: int | None = None,
-        memory_limit: int = DEFAULT_MEMORY_LIMIT,
+        memory_limit: int | None = None,
     ):
         self.images = as_image_set(images)
         sample = checked_sample(self.images)
         self.physics = as_operator(physics)
         self.pre_inverse = None if pre_inverse is None else as_operator(pre_inverse)
         self.chunk_size = None if chunk_size is None else positive_integer(chunk_size, "chunk_size counts images")
-        self.memory_limit = positive_integer(memory_limit, "memory_limit counts bytes")
+        counted = "memory_limit counts bytes"
+        self.memory_limit = None if memory_limit is None else positive_integer(memory_limit, counted)
         measured = checked_measured(self.physics, sample)
         self.measurement_shape, self.dtype, self.device = tuple(measured.shape[1:]), measured.dtype, measured.device
         v = measured[:1] if self.pre_inverse is None else checked_pre_inverted(self.pre_inverse, measured[:1])
         self._v_shape = tuple(v.shape[1:])
-        self._prepare(measured)
+        self._compare(measured)
+        least = self.dtype.itemsize * self._least_entries
+        if memory_limit is None:
+            self.memory_limit = max(DEFAULT_MEMORY_LIMIT, least)
+        elif least > self.memory_limit:
+            raise ValueError(
+                f"memory_limit={memory_limit} bytes is too small: {type(self).__name__} needs {least} for one image of "
+                f"{'×'.join(map(str, sample.shape[1:]))} and one measurement. memory_limit={least} would do, and so "
+                "would smaller images."
+            )
+        self._store_keys()
 
     @abstractmethod
-    def _prepare(self, measured: Float[Tensor, "k ..."]) -> None:
-        """Do what depends on neither y nor sigma, once B has shown that it takes such measurements."""
+    def _compare(self, measured: Float[Tensor, "k ..."]) -> None:
+        """Choose how queries meet atoms, once B has shown that it takes such measurements."""
+
+    @abstractmethod
+    def _store_keys(self) -> None:
+        """Prepare the images of a tensor: what depends on neither y nor sigma."""
+
+    @property
+    @abstractmethod
+    def _least_entries(self) -> int:
+        """Return how many numbers one image and one measurement take at once."""
 
     @property
     @abstractmethod
@@ -285,9 +311,21 @@ class Estimator(ABC):
     def _images(self, start: int, stop: int) -> Float[Tensor, "k c h w"]:
         """Return the images of a chunk; those made on demand are checked as they come."""
         images = self.images[start:stop]
-        if isinstance(self.images, Tensor | ChunkedImages):  # checked before
+        if isinstance(self.images, Tensor | ChunkedImages | HeldImages):  # checked before
             return images
         return checked_slice(images, self.images, start, stop, self.dtype)
+
+    def _chunk_by_chunk(
+        self, groups: list[tuple[Tensor, Tensor]], reduction: Reduction, chunks: list[tuple[int, int]]
+    ) -> Any:
+        """Reduce groups of measurements, with their sigmas, over images that are made once for all of them."""
+        held, states = copy(self), None
+        for start, stop in progress(chunks, description=type(self).__name__, unit="chunk"):
+            held.images = HeldImages(self._images(start, stop), start, self.images.shape)
+            with silence():
+                found = [held._state(*group, reduction, range(start, stop)) for group in groups]
+            states = found if states is None else [reduction.merge(*each) for each in zip(states, found, strict=True)]
+        return join(states)
 
     def _measure(self, images: Float[Tensor, "k c h w"]) -> Float[Tensor, "k ..."]:
         return checked_measured(self.physics, images)
@@ -319,8 +357,10 @@ class Estimator(ABC):
 class _GlobalEstimator(Estimator):
     """An estimator that compares whole images: chunks of them, blocks of queries, and a comparison of the two."""
 
-    def _prepare(self, measured: Float[Tensor, "k ..."]) -> None:
+    def _compare(self, measured: Float[Tensor, "k ..."]) -> None:
         self._comparison = self._choose_comparison(measured)
+
+    def _store_keys(self) -> None:
         self._keys = self._stored_keys() if isinstance(self.images, Tensor) else None
 
     @abstractmethod
@@ -339,6 +379,8 @@ class _GlobalEstimator(Estimator):
     def _state(self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range) -> Any:
         blocks = [slice(at, at + self._queries_at_once) for at in range(0, len(y), self._queries_at_once)]
         chunks = self._chunks(images, min(len(y), self._queries_at_once))
+        if self._keys is None and len(blocks) > 1:
+            return self._chunk_by_chunk([(y[block], sigma[block]) for block in blocks], reduction, chunks)
         steps = progress(range(len(blocks) * len(chunks)), description=type(self).__name__, unit="chunk")
         listed = getattr(reduction, "atoms_listed", 0)
         states = [
@@ -372,20 +414,37 @@ class _GlobalEstimator(Estimator):
         return self._measure(images[index])
 
     def _make_keys(self, images: Float[Tensor, "k c h w"]) -> Keys:
-        return self._comparison.keys(self._measure(images))
+        """Return the keys of images, made a few at a time: operators take many times the room of what they give."""
+        size = max(1, self.memory_limit // (4 * self.dtype.itemsize * self._operator_entries))
+        return self._joined((self._comparison.keys(self._measure(some)) for some in images.split(size)), len(images))
 
     def _stored_keys(self) -> Keys:
         """Compute the keys of all images once and return them."""
-        kept = None
-        for start, stop in progress(
-            self._chunks(range(len(self.images)), 0), description=type(self).__name__, unit="chunk"
-        ):
-            keys = self._make_keys(self.images[start:stop])
-            if kept is None:
-                kept = Keys(*(x.new_empty(len(self.images), *x.shape[1:]) for x in keys))
-            for whole, part in zip(kept, keys, strict=True):
-                whole[start:stop] = part
-        return kept
+        chunks = progress(self._chunks(range(len(self.images)), 0), description=type(self).__name__, unit="chunk")
+        return self._joined((self._make_keys(self.images[start:stop]) for start, stop in chunks), len(self.images))
+
+    def _joined(self, parts: Iterator[Keys], count: int) -> Keys:
+        """Return the keys of so many images from those of their parts, which are made one by one."""
+        whole, filled = None, 0
+        for keys in parts:
+            if len(keys.norms) == count:
+                return keys
+            if whole is None:
+                whole = Keys(*(x.new_empty(count, *x.shape[1:]) for x in keys))
+            for all_of_them, some in zip(whole, keys, strict=True):
+                all_of_them[filled : filled + len(some)] = some
+            filled += len(keys.norms)
+        return whole
+
+    @property
+    def _operator_entries(self) -> int:
+        """Return how many numbers operators take for an image."""
+        return OPERATOR_ENTRIES * (math.prod(self.images.shape[1:]) + math.prod(self.measurement_shape))
+
+    @property
+    def _least_entries(self) -> int:
+        per_query = self._comparison.query_entries + PAIR_ENTRIES * self._comparison.atoms_per_image
+        return self._image_entries + per_query + self._operator_entries
 
     @property
     def _image_entries(self) -> int:
@@ -396,12 +455,12 @@ class _GlobalEstimator(Estimator):
     def _queries_at_once(self) -> int:
         """Return how many queries fit into the memory limit beside one image."""
         per_query = self._comparison.query_entries + PAIR_ENTRIES * self._comparison.atoms_per_image
-        return max(1, (self.memory_limit // self.dtype.itemsize - self._image_entries) // per_query)
+        return max(1, (self.memory_limit * 3 // 4 // self.dtype.itemsize - self._image_entries) // per_query)
 
     def _chunks(self, images: range, n_queries: int) -> list[tuple[int, int]]:
         """Return the first image of every chunk of a range, and that after its last."""
         atoms = self._comparison.atoms_per_image
-        room = self.memory_limit // self.dtype.itemsize - self._comparison.query_entries * n_queries
+        room = self.memory_limit * 3 // 4 // self.dtype.itemsize - self._comparison.query_entries * n_queries
         chosen = room // (self._image_entries + PAIR_ENTRIES * n_queries * atoms)
         if atoms > 1:
             chosen = min(chosen, CACHED_PAIRS // (max(1, n_queries) * atoms))
@@ -542,13 +601,13 @@ class LocalEquivariantMMSE(Estimator):
         boundary: str = "circular",
         *,
         chunk_size: int | None = None,
-        memory_limit: int = DEFAULT_MEMORY_LIMIT,
+        memory_limit: int | None = None,
     ):
         self.patch_size, self.boundary = patch_size, boundary
         super().__init__(images, physics, pre_inverse=pre_inverse, chunk_size=chunk_size, memory_limit=memory_limit)
 
-    def _prepare(self, measured: Float[Tensor, "k ..."]) -> None:
-        """Find the strata, their whiteners and centres, and apply B A to the images that are at hand."""
+    def _compare(self, measured: Float[Tensor, "k ..."]) -> None:
+        """Find the strata, their whiteners and centres."""
         index = window_index(*self.images.shape[2:], self.patch_size, self.boundary)
         self._check_image()
         self.strata = strata_of_windows(self.pre_inverse, self.measurement_shape, self._v_shape, index)
@@ -559,6 +618,9 @@ class LocalEquivariantMMSE(Estimator):
         self._colour = centre_of(v) if plain else torch.zeros_like(v[0, :, :1, :1])  # small entries of B y keep digits
         sample = self._centred(measured)
         self._comparisons = [self._comparison_of(stratum, sample) for stratum in self.strata]
+
+    def _store_keys(self) -> None:
+        """Apply B A to the images that are at hand, and whiten their windows where that takes long."""
         self._keys = self._stored_keys() if isinstance(self.images, Tensor) else None
         self._rows = self._stored_rows()
         self._fused = self._fused_images = None
@@ -608,7 +670,9 @@ class LocalEquivariantMMSE(Estimator):
         by_kernel = self._fused is not None and pairs >= FUSED_FROM and means_only and float(sigma.min()) >= FUSED_SIGMA
         size = len(y) if _same(y) else 1 if by_kernel else self._measurements_at_once
         reduced = self._state_by_kernel if by_kernel else self._state_by_products
-        split = zip(y.split(size), sigma.split(size), strict=True)
+        split = list(zip(y.split(size), sigma.split(size), strict=True))
+        if self._keys is None and len(split) > 1:
+            return self._chunk_by_chunk(split, reduction, self._chunks(images))
         return join([reduced(*each, reduction, images) for each in split])
 
     def _differentiated(self, y: Tensor) -> bool:
@@ -798,6 +862,13 @@ class LocalEquivariantMMSE(Estimator):
         parts = self._keys.split(self._images_at_once(comparison))
         keys = (comparison.keys(self._windows(comparison, part)) for part in parts)
         return comparison.joined(keys, len(self._keys))
+
+    @property
+    def _least_entries(self) -> int:
+        doubled = self._v_dtype.itemsize // self.dtype.itemsize
+        keys = [each.key_entries * len(each.pixels) for each in self._comparisons]
+        pairs = PAIR_ENTRIES * max(len(each.pixels) for each in self._comparisons)
+        return 4 * (self._image_entries + doubled * (max(keys) + sum(keys))) + pairs
 
     @property
     def _image_entries(self) -> int:

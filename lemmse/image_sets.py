@@ -25,7 +25,16 @@ from torch import Tensor
 
 from ._progress import progress
 
-__all__ = ["ArrayImages", "ChunkedImages", "ImageSet", "as_image_set", "checked_slice", "checked_values"]
+__all__ = [
+    "CENTRE_SAMPLE",
+    "ArrayImages",
+    "ChunkedImages",
+    "HeldImages",
+    "ImageSet",
+    "as_image_set",
+    "checked_slice",
+    "checked_values",
+]
 
 CENTRE_SAMPLE = 64
 """Queries and keys are centred on a mean over so many images, which spares digits (S13, precision budget)."""
@@ -236,6 +245,18 @@ class ChunkedImages:
         )
 
 
+@final
+class HeldImages:
+    """Some images of a set, in memory and under their numbers there, for a while."""
+
+    def __init__(self, images: Float[Tensor, "k c h w"], first: int, shape: tuple[int, int, int, int]):
+        self.images, self.first, self.shape = images, first, shape
+
+    def __getitem__(self, index: slice) -> Float[Tensor, "k c h w"]:
+        """Return the images of a slice, which must be among them."""
+        return self.images[index.start - self.first : index.stop - self.first]
+
+
 class _Pass:
     """A pass over the chunks of a set: ``at`` counts the images behind it, and ``rest`` is what is left of a chunk."""
 
@@ -287,7 +308,7 @@ def _intensities(images: Tensor | np.ndarray) -> Tensor:
     if not isinstance(images, Tensor):
         images = np.asarray(images)
         images = torch.from_numpy(np.array(images, dtype=images.dtype.newbyteorder("="), order="C"))
-    return images.float() / 255 if images.dtype == torch.uint8 else images.detach()
+    return images.float().div_(255) if images.dtype == torch.uint8 else images.detach()
 
 
 def _checksum(images: Tensor) -> int:

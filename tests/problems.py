@@ -1,8 +1,10 @@
 """What the tests of all estimators share: small problems, pre-inverses by name, image sets that are made on demand."""
 
 import math
+import re
 from functools import cache, lru_cache
 
+import pytest
 import torch
 
 import lemmse as le
@@ -63,6 +65,22 @@ def assert_batch_equals_one_by_one(estimator, y, sigma, reduction, tolerance: fl
         row = {name: None if value is None else value[i : i + 1] for name, value in vars(together).items()}
         alone = estimator(y[i : i + 1], sigma=float(sigma[i]), reduction=reduction)
         assert_same(type(together)(**row), alone, tolerance)
+
+
+LEAST = {"memory_limit": "the least"}
+"""Stands for the smallest memory limit that is taken: see ``chunked``."""
+
+
+def chunked(make, *arguments, **chunking):
+    """An estimator made with a ``chunk_size`` or ``memory_limit``; the least is that which the error names."""
+    if chunking != LEAST:
+        return make(*arguments, **chunking)
+    with pytest.raises(ValueError, match="memory_limit=1 bytes is too small") as refused:
+        make(*arguments, memory_limit=1)
+    least = int(re.search(r"memory_limit=(\d+) would do", str(refused.value)).group(1))
+    with pytest.raises(ValueError, match=f"memory_limit={least - 1} bytes is too small"):
+        make(*arguments, memory_limit=least - 1)
+    return make(*arguments, memory_limit=least)
 
 
 class LazyImages:

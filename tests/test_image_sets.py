@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import lemmse as le
 from lemmse.image_sets import ArrayImages, ChunkedImages
 from operators_registry import FORWARD
-from problems import assert_same, measured, training_set
+from problems import LEAST, assert_same, chunked, measured, training_set
 
 COUNT, SIGMA = 23, 0.5
 REDUCTIONS = [le.PosteriorMean(), le.PosteriorMoments(), le.TopSources(3), le.TopImages(2)]
@@ -106,6 +106,22 @@ def test_a_call_is_one_pass(kind, memory, counted, generator):
     for calls in (1, 2):
         estimator(y, sigma=SIGMA)
         assert (counted.begun, counted.given) == (2 + calls, 7 + 6 * calls)
+
+
+def test_groups_of_measurements_share_a_pass(counted, monkeypatch, generator):
+    """Where the memory limit, or the kernel, takes measurements one after the other, a chunk serves them all."""
+    monkeypatch.setattr(le.estimators, "FUSED_FROM", 0)
+    monkeypatch.setattr(le.windows, "FUSED_SHARE", 0)
+    counted.images = counted.images.float()
+    y = measured(counted.images, le.Denoising(), generator, sigma=SIGMA, count=12)
+    for kind in ESTIMATORS:
+        estimator = chunked(ESTIMATORS[kind], counted, le.Denoising(), **LEAST)
+        begun = counted.begun
+        for reduction in (le.PosteriorMean(), le.TopSources(2)):
+            got = estimator(y, sigma=SIGMA, reduction=reduction)
+            wanted = ESTIMATORS[kind](counted.images, le.Denoising())(y, sigma=SIGMA, reduction=reduction)
+            assert_same(got, wanted, 1e-5)
+        assert counted.begun == begun + 2
 
 
 class TestSlices:

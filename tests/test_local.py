@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import lemmse as le
 import problems
 from operators_registry import BOX, FORWARD, GAUSSIAN, IMAGE, MASK, C, H, LikeDeepinv, W, random_matrix
-from problems import PAIRS, LazyImages, as_matrix, assert_batch_equals_one_by_one, onto_images
+from problems import LEAST, PAIRS, LazyImages, as_matrix, assert_batch_equals_one_by_one, chunked, onto_images
 from reference import dense, entropy, local_mmse
 
 D, N, SIGMA = 2, H * W, 0.5
@@ -391,9 +391,7 @@ def test_a_batch_equals_one_by_one_each_with_its_own_sigma(name, reduction, gene
     assert_same(expanded, repeated)
 
 
-@pytest.mark.parametrize(
-    "chunking", [{"chunk_size": 1}, {"chunk_size": 3}, {"memory_limit": 1}, {"memory_limit": 2**17}]
-)
+@pytest.mark.parametrize("chunking", [{"chunk_size": 1}, {"chunk_size": 3}, LEAST, {"memory_limit": 2**19}])
 @pytest.mark.parametrize("name", FOUR)
 @pytest.mark.parametrize("reduction", REDUCTIONS[1:])
 def test_chunks_and_blocks_do_not_change_the_answer(chunking, name, reduction, generator):
@@ -401,7 +399,7 @@ def test_chunks_and_blocks_do_not_change_the_answer(chunking, name, reduction, g
     y = measured(images, physics, generator)
     B = le.PseudoInverse(physics)
     whole = le.LocalEquivariantMMSE(images, physics, 3, B)(y, sigma=SIGMA, reduction=reduction)
-    parts = le.LocalEquivariantMMSE(images, physics, 3, B, **chunking)
+    parts = chunked(le.LocalEquivariantMMSE, images, physics, 3, B, **chunking)
     assert_same(parts(y, sigma=SIGMA, reduction=reduction), whole)
 
 
@@ -410,7 +408,8 @@ def test_images_made_on_demand_one_by_one(name, generator):
     images, physics = training_set(count=3), FOUR[name]
     y = measured(images, physics, generator, count=1)
     B = le.Adjoint(physics)
-    got = le.LocalEquivariantMMSE(LazyImages(images), physics, 3, B, memory_limit=1)(y, sigma=SIGMA)
+    lazy = LazyImages(images)
+    got = chunked(le.LocalEquivariantMMSE, lazy, physics, 3, B, **LEAST)(y, sigma=SIGMA)
     assert_same(got, le.LocalEquivariantMMSE(images, physics, 3, B)(y, sigma=SIGMA))
 
 

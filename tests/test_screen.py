@@ -199,8 +199,9 @@ class TestWhereItIsExact:
         for other in (le.MMSE, le.EquivariantMMSE):
             self.same(other(self.images, le.Denoising()))
 
-    def test_a_memory_limit_without_room_for_the_screen(self):
-        estimator = le.LocalEquivariantMMSE(self.images, le.Denoising(), 5, memory_limit=2**13)
+    def test_a_memory_limit_without_room_for_the_screen(self, monkeypatch):
+        estimator = le.LocalEquivariantMMSE(self.images, le.Denoising(), 5)
+        monkeypatch.setattr(estimator, "memory_limit", 2**13)  # of so few images, the least limit holds a screen
         assert not estimator._screens
         self.same(estimator)
 
