@@ -257,7 +257,8 @@ class Estimator(ABC):
 
         Its ``result()`` is the estimate from those images alone; the last is that of a call. ``chunk_size`` images make
         a chunk (else one in STREAM_CHUNKS of all). A partial posterior can be kept, with pickle, and handed in again as
-        ``after``, with the same arguments: the stream goes on with the next image.
+        ``after``, with the same arguments: the stream goes on with the next image, also after an interruption; images
+        that come in chunks are passed over up to there. A bar counts the chunks.
 
         Raises what a call raises, and ``ValueError`` where ``after`` comes from another y, sigma, reduction or kind of
         estimator; that the images and operators are the same is left to the caller.
@@ -271,8 +272,10 @@ class Estimator(ABC):
                 raise TypeError(f"after is a PartialPosterior that a stream has yielded: got {type(after).__name__}.")
             after.check_continues(reduction, layout, asked, count)
             done, state = after.images, after.state
-        for start, stop in _split(range(done, count), self.chunk_size or -(-count // STREAM_CHUNKS)):
-            of_chunk = self._state(y, sigma, reduction, range(start, stop))
+        chunks = _split(range(done, count), self.chunk_size or -(-count // STREAM_CHUNKS))
+        for start, stop in progress(chunks, description=type(self).__name__, unit="chunk"):
+            with silence():
+                of_chunk = self._state(y, sigma, reduction, range(start, stop))
             state = of_chunk if state is None else reduction.merge(state, of_chunk)
             yield PartialPosterior(reduction, layout, state, stop, asked)
 

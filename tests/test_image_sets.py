@@ -3,6 +3,7 @@
 import pickle
 import sys
 import threading
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -108,20 +109,20 @@ def test_a_call_is_one_pass(kind, memory, counted, generator):
         assert (counted.begun, counted.given) == (2 + calls, 7 + 6 * calls)
 
 
-def test_groups_of_measurements_share_a_pass(counted, monkeypatch, generator):
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_groups_of_measurements_share_a_pass(kind, counted, monkeypatch, generator):
     """Where the memory limit, or the kernel, takes measurements one after the other, a chunk serves them all."""
     monkeypatch.setattr(le.estimators, "FUSED_FROM", 0)
     monkeypatch.setattr(le.windows, "FUSED_SHARE", 0)
-    counted.images = counted.images.float()
-    y = measured(counted.images, le.Denoising(), generator, sigma=SIGMA, count=12)
-    for kind in ESTIMATORS:
-        estimator = chunked(ESTIMATORS[kind], counted, le.Denoising(), **LEAST)
-        begun = counted.begun
-        for reduction in (le.PosteriorMean(), le.TopSources(2)):
-            got = estimator(y, sigma=SIGMA, reduction=reduction)
-            wanted = ESTIMATORS[kind](counted.images, le.Denoising())(y, sigma=SIGMA, reduction=reduction)
-            assert_same(got, wanted, 1e-5)
-        assert counted.begun == begun + 2
+    counted.images = counted.images[:5].float()
+    y = measured(counted.images, le.Denoising(), generator, sigma=SIGMA, count=9)
+    estimator = chunked(ESTIMATORS[kind], counted, le.Denoising(), **LEAST)
+    y = y if kind == "MMSE" else y[:2]
+    for reduction in (le.PosteriorMean(), le.PosteriorMoments()):
+        before = counted.begun
+        got = estimator(y, sigma=SIGMA, reduction=reduction)
+        assert counted.begun == before + 1
+        assert_same(got, ESTIMATORS[kind](counted.images, le.Denoising())(y, sigma=SIGMA, reduction=reduction), 1e-5)
 
 
 class TestSlices:
@@ -209,6 +210,68 @@ def test_never_more_than_a_chunk_is_held(source, monkeypatch, generator):
     estimator(y, sigma=SIGMA)
     assert max(asked) == 3
     assert sum(asked) == 100
+
+
+# --------------------------------------------------------------------------------------------------------- streams
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_an_interrupted_stream_goes_on(kind, source, generator):
+    """What was yielded last can be kept, and the next stream begins where it ends."""
+    images, reduction = training_set(count=COUNT), le.TopSources(3)
+    y = measured(images, le.Denoising(), generator, sigma=SIGMA)
+    estimator = ESTIMATORS[kind](source(images), le.Denoising(), chunk_size=5)
+    stream = estimator.stream(y, sigma=SIGMA, reduction=reduction)
+    last = [next(stream), next(stream)][-1]
+    stream.close()
+    some = ESTIMATORS[kind](images[:10], le.Denoising())
+    assert_same(last.result(), some(y, sigma=SIGMA, reduction=reduction))
+    *_, last = estimator.stream(y, sigma=SIGMA, reduction=reduction, after=pickle.loads(pickle.dumps(last)))
+    assert last.images == COUNT
+    assert_same(last.result(), ESTIMATORS[kind](images, le.Denoising())(y, sigma=SIGMA, reduction=reduction))
+
+
+def test_an_interruption_within_a_chunk():
+    """Ctrl-C while a chunk is read."""
+
+    def interrupted(chunks):
+        yield from chunks[:3]
+        raise KeyboardInterrupt
+
+    source = Changing(interrupted, passes=2)
+    estimator, found = le.MMSE(source, le.Denoising(), chunk_size=4), []
+    y = source.images[:1]
+    with pytest.raises(KeyboardInterrupt):
+        found.extend(estimator.stream(y, sigma=SIGMA))
+    assert [each.images for each in found] == [4, 8, 12]
+    source.passes = 1
+    *_, last = estimator.stream(y, sigma=SIGMA, after=found[-1])
+    assert_same(last.result(), le.MMSE(source.images, le.Denoising())(y, sigma=SIGMA))
+
+
+def test_streams_share_passes_and_skip_what_is_done(counted):
+    estimator = le.MMSE(counted, le.Denoising(), chunk_size=4)
+    y, given, begun = counted.images[:1], counted.given, counted.begun
+    streams = [estimator.stream(y, sigma=sigma) for sigma in (0.1, 1.0)]
+    for pair in zip(*streams, strict=True):  # they take turns
+        first, _ = pair
+        kept = first if first.images == 12 else None
+        if kept:
+            *_, last = estimator.stream(y, sigma=0.1, after=kept)
+    assert counted.begun == begun + 3
+    assert counted.given == given + 3 * 6
+    assert_same(last.result(), first.result())
+
+
+def test_a_bar_counts_the_chunks(counted, monkeypatch):
+    bars = []
+    monkeypatch.setattr(le._progress, "PATIENCE", -1)
+    monkeypatch.setattr("tqdm.auto.tqdm", lambda **facts: bars.append((facts["desc"], facts["total"])) or Mock())
+    estimator = le.MMSE(counted, le.Denoising(), chunk_size=5)
+    list(estimator.stream(counted.images[:1], sigma=SIGMA))
+    assert bars == [("First pass", None), ("MMSE", 5)]  # and none within
+    le.MMSE(DataLoader(counted.images, 10), le.Denoising())
+    assert bars[2:] == [("First pass", 3)]
 
 
 # ------------------------------------------------------------------------------------------------- sets that change
