@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from . import _device
 from ._checks import (
     check_measurements,
     check_tolerance,
@@ -384,11 +385,28 @@ class _GlobalEstimator(Estimator):
         chunks = self._chunks(images, min(len(y), self._queries_at_once))
         if self._keys is None and len(blocks) > 1:
             return self._chunk_by_chunk([(y[block], sigma[block]) for block in blocks], reduction, chunks)
+        if _device.asynchronous(y):
+            missed = []
+            state = self._state_of_blocks(y, sigma, reduction, blocks, chunks, missed)
+            if not torch.stack(missed).any():
+                return state
+        return self._state_of_blocks(y, sigma, reduction, blocks, chunks, None)
+
+    def _state_of_blocks(
+        self,
+        y: Tensor,
+        sigma: Tensor,
+        reduction: Reduction,
+        blocks: list[slice],
+        chunks: list[tuple[int, int]],
+        missed: list[Tensor] | None,
+    ) -> Any:
+        """Reduce blocks of measurements; ``missed`` is that of ``refined``."""
         steps = progress(range(len(blocks) * len(chunks)), description=type(self).__name__, unit="chunk")
         listed = getattr(reduction, "atoms_listed", 0)
         states = [
             accumulate(
-                self._terms(y[block], sigma[block], listed, zip(chunks, steps, strict=False)),
+                self._terms(y[block], sigma[block], listed, missed, zip(chunks, steps, strict=False)),
                 reduction,
                 self._layout(len(y[block])),
             )
@@ -400,7 +418,9 @@ class _GlobalEstimator(Estimator):
         has_pixels = self._comparison.shifts is not None
         return Layout((queries,), tuple(self.images.shape[1:]), self.dtype, self.device, has_pixels)
 
-    def _terms(self, y: Tensor, sigma: Tensor, listed: int, chunks: Iterator) -> Iterator[Term]:
+    def _terms(
+        self, y: Tensor, sigma: Tensor, listed: int, missed: list[Tensor] | None, chunks: Iterator
+    ) -> Iterator[Term]:
         """Yield a term per chunk of images: r² and -r²/2σ² of all its atoms."""
         comparison = self._comparison
         queries = comparison.queries(y[:1] if _same(y) else y)
@@ -409,12 +429,12 @@ class _GlobalEstimator(Estimator):
             images = self._images(start, stop)
             keys = Keys(*(x[start:stop] for x in self._keys)) if self._keys is not None else self._make_keys(images)
             measured = partial(self._measure_some, images)
-            d2 = comparison.refined_distances(queries, keys, measured, sigma=sigma, listed=listed)
+            d2 = comparison.refined_distances(queries, keys, measured, sigma=sigma, listed=listed, missed=missed)
             d2 = d2.to(self.dtype).expand(len(y), -1)
             yield ArrayTerm(scale * d2, d2, self._values(images), first_image=start, pixels=comparison.shifts)
 
     def _measure_some(self, images: Float[Tensor, "k c h w"], index: Int64[Tensor, " n"]) -> Float[Tensor, "n ..."]:
-        return self._measure(images[index])
+        return self.physics.A(images[index])  # once checked, as a key was made of it
 
     def _make_keys(self, images: Float[Tensor, "k c h w"]) -> Keys:
         """Return the keys of images, made a few at a time: operators take many times the room of what they give."""
@@ -699,7 +719,9 @@ class LocalEquivariantMMSE(Estimator):
 
     def _certified(self, y: Tensor, sigma: Tensor, reduction: Reduction, tolerance: float) -> Posterior | None:
         """Return the posterior mean by screens, or exactly for those measurements where they do not pay."""
-        if not isinstance(reduction, PosteriorMean) or self._differentiated(y) or not self._screens:
+        if _device.asynchronous(y) or not isinstance(reduction, PosteriorMean) or self._differentiated(y):
+            return None
+        if not self._screens:
             return None
         size = len(y) if _same(y) else 1
         groups = list(zip(y.split(size), sigma.split(size), strict=True))

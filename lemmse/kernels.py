@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Complex, Float, Float64, Int64
 from torch import Tensor
 
+from . import _device
 from ._factors import Factor, unchanged
 from ._types import LOG_WEIGHT_FLOOR
 from .operators import RowSpaceProjector
@@ -47,6 +48,9 @@ REFINED_LOG_WEIGHT = 1e-3
 
 REFINED_REACH = 20.0
 """... those of atoms within so many nats of the heaviest: an error of a lighter one is lost in rounding."""
+
+REFINED_UNSEEN = 64
+"""... where none is looked at: so many of each query's nearest."""
 
 REFINED_SHARE = 0.25
 """... and only while they are at most this share of the terms that cancel in them: else differences round as much."""
@@ -87,6 +91,7 @@ def refined(
     sigma: Float[Tensor, " b"],
     listed: int = 0,
     block: int = REFINED_BLOCK,
+    missed: list[Tensor] | None = None,
 ) -> Float[Tensor, "q K"]:
     """Return the squared distances to the s atoms of each image, those near each query's smallest computed anew.
 
@@ -94,12 +99,15 @@ def refined(
     at a small sigma decides between near neighbours; differences, ``exact`` (query, atom), leave eps r². Where this
     cannot matter (REFINED_LOG_WEIGHT) or gains nothing (REFINED_SHARE), nothing is done, unless the ``listed`` nearest
     atoms are asked for by name, in their order. ``block`` pairs are computed at once.
+
+    With a list ``missed``, nothing is looked at: so many of the nearest are computed anew (REFINED_UNSEEN), and whether
+    there were more to be is appended.
     """
     cancelling, sigma = cancelling.double(), sigma.detach().reshape(len(d2), -1)  # an expanded query has many sigmas
     rounding = 4 * torch.finfo(d2.dtype).eps * cancelling
     refine_below = (rounding / (2 * REFINED_LOG_WEIGHT)).sqrt()
     matters = sigma.amin(1) < refine_below
-    if not matters.any() and not listed:
+    if missed is None and not listed and not matters.any():
         return d2.flatten(1)
     nearest = d2.detach().amin(2)  # of each image: most need not be looked at again
     reach = 2 * rounding + 2 * REFINED_REACH * torch.minimum(sigma.amax(1), refine_below).square()
@@ -107,6 +115,8 @@ def refined(
     if listed:
         last = d2.detach().flatten(1).topk(min(listed, d2[0].numel()), dim=1, largest=False).values[:, -1]
         bound = torch.maximum(bound, last + 2 * rounding)
+    if missed is not None:
+        return _refined_unseen(d2.flatten(1), exact, bound[:, None], REFINED_UNSEEN + listed, block, missed)
     query, image = (nearest <= bound[:, None]).nonzero().unbind(1)
     row, place = (d2.detach()[query, image] <= bound[query, None]).nonzero().unbind(1)
     query, atom = query[row], image[row] * d2.shape[2] + place
@@ -114,6 +124,24 @@ def refined(
         return d2.flatten(1)
     anew = [exact(*pairs).to(d2) for pairs in zip(query.split(block), atom.split(block), strict=True)]
     return d2.flatten(1).index_put((query, atom), torch.cat(anew))
+
+
+def _refined_unseen(
+    d2: Float[Tensor, "q K"],
+    exact: Callable[[Int64[Tensor, " n"], Int64[Tensor, " n"]], Float[Tensor, " n"]],
+    bound: Float64[Tensor, "q 1"],
+    most: int,
+    block: int,
+    missed: list[Tensor],
+) -> Float[Tensor, "q K"]:
+    """Return squared distances, up to so many of each query's computed anew where they are within the bound."""
+    nearest = d2.detach().topk(min(most, d2.shape[1]), dim=1, largest=False)
+    atom = nearest.indices
+    query = torch.arange(len(d2), device=d2.device)[:, None].expand_as(atom)
+    pairs = zip(query.flatten().split(block), atom.flatten().split(block), strict=True)
+    anew = torch.cat([exact(*each).to(d2) for each in pairs]).reshape(atom.shape)
+    missed.append(((d2.detach() <= bound).sum(1) > most).any())
+    return d2.scatter(1, atom, torch.where(nearest.values <= bound, anew, d2.gather(1, atom)))
 
 
 # ---------------------------------------------------------------------------------------------------------- comparisons
@@ -180,6 +208,7 @@ class Comparison(ABC):
         *,
         sigma: Float[Tensor, " b"],
         listed: int,
+        missed: list[Tensor] | None = None,
     ) -> Float[Tensor, "q K"]:
         """Return r² of every query and atom, those near each query's smallest from differences."""
         return refined(
@@ -189,11 +218,19 @@ class Comparison(ABC):
             sigma=sigma,
             listed=listed,
             block=max(1, REFINED_BLOCK // self.key_size(queries)),
+            missed=missed,
         )
 
     def key_size(self, queries: Tensor) -> int:
         """Return how many numbers a query compares with a key."""
         return queries[0].numel()
+
+    def _images_of(self, atom: Int64[Tensor, " n"]) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " n"]]:
+        """Return the images that some atoms belong to, and which of them each atom does."""
+        images = atom // self.atoms_per_image
+        if _device.asynchronous(atom):
+            return images, torch.arange(len(images), device=images.device)
+        return images.unique(return_inverse=True)
 
 
 class RowComparison(Comparison):
@@ -302,7 +339,7 @@ class CircularComparison(Comparison):
 
     def exact(self, queries: Tensor, keys: Keys, measured: Callable, query: Tensor, atom: Tensor) -> Tensor:
         """Return ‖ṽ - T_g κ̃‖² of some pairs; shifts that give equal images give equal distances, to the last bit."""
-        images, which = (atom // self.atoms_per_image).unique(return_inverse=True)
+        images, which = self._images_of(atom)
         whitened = self.whiten(measured(images)) - self.colour
         return (queries[query] - shift_each(whitened[which], atom % self.atoms_per_image)).square().sum((1, 2, 3))
 
@@ -323,6 +360,7 @@ class DiagonalComparison(Comparison):
         self.diagonal = factor.forward(unchanged, ones)[0]
         self.inverse = factor.backward(torch.reciprocal, ones)[0]
         self.shifts, self.size = shifts, tuple(sample.shape[-2:])
+        self.alike = bool((self.inverse == self.inverse[:1]).all())  # all channels: one sum of a shift serves them
         self.key_entries = self.query_entries = 8 * ones.numel()
 
     def queries(self, y: Float[Tensor, "q c h w"]) -> Float64[Tensor, "q c h w"]:
@@ -349,7 +387,7 @@ class DiagonalComparison(Comparison):
 
     def exact(self, queries: Tensor, keys: Keys, measured: Callable, query: Tensor, atom: Tensor) -> Tensor:
         """Return ‖T_g b⁺ (v - T_g b A x)‖² of some pairs; shifts that change neither b nor the image tie, exactly."""
-        images, which = (atom // self.atoms_per_image).unique(return_inverse=True)
+        images, which = self._images_of(atom)
         shifts = self.shifts[atom % self.atoms_per_image]
         atoms = shift_each((self.diagonal * measured(images).double())[which], shifts)
         gains = shift_each(self.inverse.expand(len(shifts), -1, -1, -1), shifts)
@@ -362,7 +400,7 @@ class DiagonalComparison(Comparison):
     def _norms_of_shifts(self, v: Float64[Tensor, "q c h w"]) -> Float64[Tensor, "q s"]:
         """Return ‖b⁺T_g⁻¹v‖² for every shift: sums of squares, as an FFT would spread the error of the largest."""
         gains, squared = self.inverse.square()[None], v.square()
-        if (gains == gains[:, :1]).all():  # channels alike: one sum serves them all
+        if self.alike:
             gains, squared = gains[:, :1], squared.sum(1, keepdim=True)
         blocks = self.shifts.split(max(1, SHIFT_BLOCK // gains.numel()))
         shifted = (shift_each(gains.expand(len(g), -1, -1, -1), g).flatten(1) for g in blocks)
@@ -401,6 +439,8 @@ class ShiftedValues:
         return self._sum(weights, self.images.square())
 
     def _sum(self, weights: Tensor, images: Tensor) -> Tensor:
+        if _device.asynchronous(weights):
+            return self._sum_of_all(weights, images)
         live = weights.detach() > math.exp(LOG_WEIGHT_FLOOR)
         if int(live.sum()) <= FEW_ATOMS * len(weights):
             return self._sum_of_atoms(weights, images, live)
@@ -411,6 +451,11 @@ class ShiftedValues:
         if not chosen.all():
             weights, images = weights[:, chosen], images[chosen]
         return self._convolution(weights, images)
+
+    def _sum_of_all(self, weights: Tensor, images: Tensor) -> Tensor:
+        if len(self.shifts) <= FEW_SHIFTS:
+            return self._sum_of_shifts(weights, images)
+        return self._convolution(weights.unflatten(1, (-1, len(self.shifts))), images)
 
     def _sum_of_atoms(self, weights: Tensor, images: Tensor, live: Tensor) -> Tensor:
         query, atom = live.nonzero().unbind(1)

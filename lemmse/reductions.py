@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from . import _device
 from ._types import LOG_WEIGHT_FLOOR
 
 __all__ = [
@@ -87,7 +88,7 @@ class ArrayValues:
 
     def _with_weight(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         values = self.values.flatten(1)
-        if values.shape[1] >= WIDE:
+        if values.shape[1] >= WIDE and not _device.asynchronous(weights):
             live = (weights.detach().amax(0) > math.exp(LOG_WEIGHT_FLOOR)).nonzero()[:, 0]
             if len(live) < len(values) // 4:
                 return weights[:, live], values[live]
@@ -300,7 +301,7 @@ def _in_units_of(peak: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor, Ten
     """
     relative = (log_weights - _or_zero(peak)[:, None]).clamp_min(LOG_WEIGHT_FLOOR)
     u = relative.exp()
-    if not peak.isfinite().all():
+    if _device.asynchronous(peak) or not peak.isfinite().all():
         u = u * peak.isfinite()[:, None]
     return u, u.sum(1), relative
 
@@ -331,8 +332,8 @@ def weighted_moments(term: Term) -> TermMoments:
 
 
 def _count_for_nothing(peak: Tensor, state) -> bool:
-    """Return whether a term with this peak has no share in the union with a state, for any query: see ``_combine``."""
-    return bool((peak < state.peak + LOG_WEIGHT_FLOOR).all())
+    """Return whether a term is known to have no share in the union with a state, for any query: see ``_combine``."""
+    return not _device.asynchronous(peak) and bool((peak < state.peak + LOG_WEIGHT_FLOOR).all())
 
 
 def _or_zero(peak: Tensor) -> Tensor:
@@ -637,7 +638,7 @@ class TopSources:
 
     def _open(self, state: _TopState, peak: Float[Tensor, " q"]) -> Int64[Tensor, " m"]:
         """Return the queries whose list has room for an atom of this peak, or of equal weight and lower number."""
-        if state.log_weights.shape[1] < self.k:
+        if state.log_weights.shape[1] < self.k or _device.asynchronous(peak):
             return torch.arange(len(peak), device=peak.device)
         return (peak.double() >= state.log_weights[:, -1]).nonzero()[:, 0]
 
@@ -717,6 +718,8 @@ def _heaviest_indices(log_weights: Float[Tensor, "q K"], k: int) -> Int64[Tensor
     ``topk`` alone leaves the choice among equal entries open.
     """
     k = min(k, log_weights.shape[1])
+    if _device.asynchronous(log_weights):
+        return log_weights.sort(dim=1, descending=True, stable=True).indices[:, :k].sort(1).values
     top = log_weights.topk(k, dim=1)
     threshold = top.values[:, -1:]
     index = top.indices.sort(1).values

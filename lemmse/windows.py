@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from . import _device
 from ._types import LOG_WEIGHT_FLOOR
 from .reductions import ArrayValues, MeanTerm, Term, TermMoments, weighted_mean, weighted_moments
 
@@ -340,7 +341,8 @@ class WindowTerm(Term):
         self, live: Bool[Tensor, " n"], factor: Float[Tensor, ""] | None, columns: Tensor, log_weights: bool
     ) -> tuple[Float[Tensor, "n w"], Float[Tensor, " n"]]:
         """Return the sums for one sigma; where few queries are live, the exponentials of the others are skipped."""
-        count, logs = int(live.sum()), torch.zeros_like(self._top)
+        count = len(live) if _device.asynchronous(live) else int(live.sum())
+        logs = torch.zeros_like(self._top)
         if not count:
             return self.columns.new_zeros(len(live), len(columns)), logs
         skips = count <= SKIP_SHARE * len(live)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import lemmse as le
 from lemmse.image_sets import ArrayImages, ChunkedImages
 from operators_registry import FORWARD
-from problems import LEAST, assert_same, chunked, measured, training_set
+from problems import assert_same, measured, training_set
 
 COUNT, SIGMA = 23, 0.5
 REDUCTIONS = [le.PosteriorMean(), le.PosteriorMoments(), le.TopSources(3), le.TopImages(2)]
@@ -114,11 +114,12 @@ def test_groups_of_measurements_share_a_pass(kind, counted, monkeypatch, generat
     """Where the memory limit, or the kernel, takes measurements one after the other, a chunk serves them all."""
     monkeypatch.setattr(le.estimators, "FUSED_FROM", 0)
     monkeypatch.setattr(le.windows, "FUSED_SHARE", 0)
-    counted.images = counted.images[:5].float()
-    y = measured(counted.images, le.Denoising(), generator, sigma=SIGMA, count=9)
-    estimator = chunked(ESTIMATORS[kind], counted, le.Denoising(), **LEAST)
-    y = y if kind == "MMSE" else y[:2]
-    for reduction in (le.PosteriorMean(), le.PosteriorMoments()):
+    monkeypatch.setattr(le.estimators._GlobalEstimator, "_queries_at_once", 1)
+    monkeypatch.setattr(le.LocalEquivariantMMSE, "_measurements_at_once", 1)
+    counted.images = counted.images.float()
+    y = measured(counted.images, le.Denoising(), generator, sigma=SIGMA, count=3)
+    estimator = ESTIMATORS[kind](counted, le.Denoising(), chunk_size=5)
+    for reduction in (le.PosteriorMean(), le.TopSources(2)):
         before = counted.begun
         got = estimator(y, sigma=SIGMA, reduction=reduction)
         assert counted.begun == before + 1

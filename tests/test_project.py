@@ -330,7 +330,7 @@ def test_nothing_tracked_names_a_machine(tracked):
 # ---- Rooms and floors -----------------------------------------------------------------------------------------------
 
 FLOORS = {
-    0: {"_types", "_progress", "exercises"},
+    0: {"_device", "_types", "_progress", "exercises"},
     1: {"_factors", "_fused", "image_sets", "patches", "metrics", "gaussians", "reductions", "optics"},
     2: {"_screen", "data", "operators"},
     3: {"_checks", "kernels", "screen", "strata", "windows"},
