@@ -497,14 +497,28 @@ class MMSE(_GlobalEstimator):
     x̂ = Σ_d w_d x_d with w_d ∝ exp(-r_d²/2σ²), r_d = ‖Π (y - A x_d)‖ and Π the projector onto Im Bᵀ; ``log_partition``
     is the logsumexp of -r_d²/2σ², one per query.
 
-    ``images`` (D, c, h, w) with values in [0, 1], a tensor or an ``ImageSet``; ``physics`` any operator, also
-    ``Nonlinear``, that gives the same answer every time; ``pre_inverse`` any linear map of measurements (``None``: the
-    identity). ``chunk_size`` (images) or ``memory_limit`` (bytes of temporary arrays) bound memory and do not change
-    the answer. The keys Π A x_d of a tensor are computed once and kept, so that it must not change afterwards; those of
-    an ``ImageSet`` are made chunk by chunk in every call.
+    ``images`` (D, c, h, w) with values in [0, 1] are one of these:
 
-    Raises ``ValueError`` for images that are empty, of a wrong shape or not finite, and ``TypeError`` for what is no
-    operator, or a nonlinear ``pre_inverse``; warns where images leave [0, 1].
+    * a tensor, float32 or float64, which fits into memory together with the keys Π A x_d: these are computed once and
+      kept, so that it must not change afterwards;
+    * a numpy array, also one in a file, ``numpy.load(name, mmap_mode="r")``, of which slices are read;
+    * chunks (k, c, h, w), or tuples that begin with one: a ``DataLoader`` (``shuffle=False``), a list, or a function
+      without arguments that returns an iterator, such as a generator function. They are passed over once when the
+      estimator is made, which counts them, and must be the same in every pass;
+    * any ``ImageSet``: what has a shape, and slices that are tensors.
+
+    Of all but a tensor only a chunk is in memory, and every call reads the images and makes their keys anew; uint8
+    arrays and chunks, 0 to 255, are read as float32 in [0, 1]. ``estimator.images`` serves a second estimator without
+    another first pass.
+
+    ``physics`` is any operator, also ``Nonlinear``, that gives the same answer every time; ``pre_inverse`` any linear
+    map of measurements (``None``: the identity). ``chunk_size`` (images) or ``memory_limit`` (bytes of temporary
+    arrays; ``None``: 256 MiB, or what one image needs) bound memory and do not change the answer.
+
+    Raises ``ValueError`` for images that are empty, of a wrong shape or not finite, chunks that can be read only once,
+    and a memory limit without room for one image; ``TypeError`` for what is no operator, or a nonlinear
+    ``pre_inverse``; ``RuntimeError``, also in a call, where chunks change between passes. Warns where images leave
+    [0, 1].
     Source: S1, S3 (arXiv 2601.10334).
 
     >>> images = torch.tensor([0.25, 0.75]).reshape(2, 1, 1, 1)
