@@ -331,8 +331,8 @@ def test_nothing_tracked_names_a_machine(tracked):
 
 FLOORS = {
     0: {"_types", "_progress", "exercises"},
-    1: {"_factors", "_fused", "patches", "metrics", "gaussians", "reductions", "optics"},
-    2: {"_screen", "data", "operators"},
+    1: {"_compiled", "_factors", "patches", "metrics", "gaussians", "reductions", "optics"},
+    2: {"_fused", "_screen", "data", "operators"},
     3: {"_checks", "kernels", "screen", "strata", "windows"},
     4: {"estimators", "networks"},
     5: {"explain", "bounds", "blind", "training", "pretrained", "distributed"},
