@@ -1,4 +1,4 @@
-"""How windows meet windows: the comparisons of the local estimator, by matrix products or by the fused kernel (S5).
+"""How windows meet windows: the comparisons of the local estimator, by matrix products (S5).
 
 ``strata`` and their whiteners are those of ``lemmse.strata``.
 
@@ -6,14 +6,11 @@
 ``OneWhitener``       ‖Q_n⁺(v[ω_n'] - (B A x)[ω_n])‖ by a matrix product, where one whitener serves the stratum (S5.2)
 ``SeveralWhiteners``  the same by a product for each whitener
 ``ScaledWindows``     the same for a diagonal B, by one matrix product for all its whiteners
-``FusedWindows``      means alone, of all strata at once, where nothing is whitened: the kernel of ``lemmse._fused``
 ====================  =================================================================================================
 """
 
-import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple, final
@@ -23,10 +20,9 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from ._types import LOG_WEIGHT_FLOOR
-from .reductions import ArrayValues, MeanTerm, Term, TermMoments, weighted_mean, weighted_moments
+from .reductions import ArrayValues, Term, TermMoments, weighted_mean, weighted_moments
 
 __all__ = [
-    "FusedWindows",
     "OneWhitener",
     "ScaledWindows",
     "SeveralWhiteners",
@@ -37,15 +33,6 @@ __all__ = [
 
 SKIP_SHARE = 0.7
 """Queries that no atom of a term can move are skipped where those that are left are at most this share."""
-
-FUSED_SHARE = 0.25
-"""The kernel makes the scores of all pairs, and pays where at least so many of them are within a stratum."""
-
-NORMED = 256
-"""Images whose windows' norms are computed at once."""
-
-FUSED_PAIRS = 2**26
-"""Pairs that a thread takes at once: about a tenth of a second."""
 
 
 class WindowQueries(NamedTuple):
@@ -358,93 +345,3 @@ class WindowTerm(Term):
         if factor is not None:
             relative *= factor
         return relative.clamp_(LOG_WEIGHT_FLOOR, 0.0)
-
-
-# -------------------------------------------------------------------------------------------------------- fused kernel
-
-
-class FusedChunk(NamedTuple):
-    """Images as the kernel takes them."""
-
-    keys: Float[Tensor, "k c_v h w"]
-    half_norms: Float[Tensor, "k h w"]
-    values: Float[Tensor, "k c h w"]
-
-
-@final
-class FusedWindows:
-    """Posterior means by the fused kernel, where windows are compared as they are, but for entries that none shows.
-
-    ``fits`` says for which strata, with numba installed. v is taken as it comes, centred or not.
-    """
-
-    def __init__(self, strata: Sequence[Any], image_shape: tuple[int, ...], patch_size: int, boundary: str):
-        c, h, w = image_shape
-        self.patch_size, self.boundary = patch_size, boundary
-        labels, half_log_pdet = torch.empty(h * w, dtype=torch.int32), torch.empty(h * w)
-        shown = torch.zeros(h * w, c)
-        centres = torch.arange(c) * patch_size**2 + patch_size**2 // 2  # of a window's entries
-        for label, stratum in enumerate(strata):
-            labels[stratum.pixels] = label
-            half_log_pdet[stratum.pixels] = stratum.classes[0].whitener.log_pdet / 2
-            shown[stratum.pixels] = torch.isin(centres, stratum.kept).float()
-        self.labels, self.half_log_pdet = labels.reshape(h, w).numpy(), half_log_pdet.reshape(h, w)
-        self.shown = shown.T.reshape(c, h, w)
-        self.squared_gain = max(_gains(strata)) ** 2
-
-    @staticmethod
-    def fits(strata: Sequence[Any]) -> bool:
-        """Return whether windows are compared as they are, or all scaled by one number, and most pairs are compared."""
-        if importlib.util.find_spec("numba") is None or any(len(s.classes) > 1 or s.mixes for s in strata):
-            return False
-        pairs, pixels = (sum(len(s.pixels) ** power for s in strata) for power in (2, 1))
-        return len(_gains(strata)) == 1 and pairs >= FUSED_SHARE * pixels**2
-
-    def chunk(self, keys: Float[Tensor, "k c_v h w"], values: Float[Tensor, "k c h w"]) -> FusedChunk:
-        """Return images, and B A of them, as the kernel takes them."""
-        keys = self._shown_of(keys)
-        half_norms = torch.cat([self._half_norms(some) for some in keys.split(NORMED)])
-        return FusedChunk(keys, half_norms, values.contiguous())
-
-    def terms(
-        self, v: Float[Tensor, "c h w"], inverse_variances: Float[Tensor, " b"], chunks: Iterable[FusedChunk]
-    ) -> Iterator[MeanTerm]:
-        """Yield the means of a few images at a time for all sigmas of one v, sigma-major.
-
-        Images are shared out among as many threads as torch has; each part starts from the best scores of those before,
-        so that the answer is always the same for as many threads.
-        """
-        from ._fused import WindowMeans  # not at the top: numba is optional, and takes a second to load
-
-        threads = torch.get_num_threads()
-        v = self._shown_of(v)
-        factors = inverse_variances * self.squared_gain
-        pairs = WindowMeans(v.numpy(), self.labels, factors.numpy(), self.patch_size, self.boundary)
-        own, top = self._half_norms(v[None])[0], torch.full(v.shape[1:], -torch.inf)
-        size = max(1, FUSED_PAIRS // v[0].numel() ** 2) * threads
-        with ThreadPoolExecutor(threads) as pool:
-            for chunk in chunks:
-                for some in zip(*(x.split(size) for x in chunk), strict=True):
-                    parts = zip(*(x.tensor_split(threads) for x in some), strict=True)
-                    jobs = [(*(x.numpy() for x in part), top.numpy()) for part in parts if len(part[0])]
-                    for found in pool.map(lambda job: pairs.over(*job), jobs):
-                        best, mass, mean = (torch.from_numpy(x).float() for x in found)
-                        top = torch.maximum(top, best)
-                        peak = -factors[:, None, None] * (own - best) - self.half_log_pdet
-                        yield MeanTerm(peak.flatten(), mass.flatten(), mean.flatten(0, 2))
-
-    def _shown_of(self, v: Float[Tensor, "*k c h w"]) -> Float[Tensor, "*k c h w"]:
-        """Return v, black where no window shows it."""
-        return (v if self.shown.all() else v * self.shown).contiguous()
-
-    def _half_norms(self, v: Float[Tensor, "k c h w"]) -> Float[Tensor, "k h w"]:
-        """Return ½‖v[ω_n]‖² of every window."""
-        half = self.patch_size // 2
-        mode = "circular" if self.boundary == "circular" else "constant"
-        padded = torch.nn.functional.pad(v.square().sum(1, keepdim=True), 4 * (half,), mode=mode)
-        return torch.nn.functional.avg_pool2d(padded, self.patch_size, stride=1)[:, 0] * (self.patch_size**2 / 2)
-
-
-def _gains(strata: Sequence[Any]) -> set[float]:
-    """Return the different scales of all entries that windows show."""
-    return {scale for s in strata for scale in s.classes[0].whitener.scale.tolist()} or {1.0}

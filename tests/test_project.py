@@ -333,7 +333,7 @@ FLOORS = {
     0: {"_types", "_progress", "exercises"},
     1: {"_compiled", "_factors", "patches", "metrics", "gaussians", "reductions", "optics"},
     2: {"_fused", "_screen", "data", "operators"},
-    3: {"_checks", "kernels", "screen", "strata", "windows"},
+    3: {"_checks", "kernels", "means", "screen", "strata", "windows"},
     4: {"estimators", "networks"},
     5: {"explain", "bounds", "blind", "training", "pretrained", "distributed"},
     6: {"figures"},
