@@ -211,21 +211,29 @@ def _twice_over(out, image):
 
 @compiled
 @no_type_check
-def _live_rows(live, depths, scores, best, top, lowest):
-    """Find the rows j whose windows can matter, set depths[n, s] to their scores less the largest, return their number.
+def _live_rows(live, best, top, lowest):
+    """List the rows j whose windows can matter to one sigma, and return their number.
 
     ``top`` (w,) is the largest score that each query has met, this row included.
     """
-    w, h = scores.shape
     count = 0
-    for j in range(w):
+    for j in range(len(best)):
         if best[j] >= top[j] + lowest and best[j] > NOTHING:
-            row, highest = index(count), top[j]
-            for s in range(h):
-                depths[row, s] = scores[j, s] - highest
-            live[row] = j
+            live[count] = j
             count += 1
     return count
+
+
+@compiled
+@no_type_check
+def _depths(out, scores, top, live, count):
+    """Set out[n, s] to the scores of each live row less the largest."""
+    h = scores.shape[1]
+    for n in range(count):
+        row, j = index(n), live[n]
+        highest = top[j]
+        for s in range(h):
+            out[row, s] = scores[j, s] - highest
 
 
 @compiled
@@ -274,6 +282,28 @@ def _add_values(sums, weights, live, count, value, channel, i, t):
 
 @compiled
 @no_type_check
+def _add_colours(mass, sums, weights, live, count, value, i, t):
+    """Add the weights of each live row to mass[j], and the weighted values of three channels to sums[j]."""
+    h = weights.shape[1]
+    red, green, blue = index(0), index(1), index(2)
+    for n in range(count):
+        row, total, reds, greens, blues = index(n), ZERO, ZERO, ZERO, ZERO
+        j = live[row]
+        column = j + t
+        for s in range(h):
+            weight, k = weights[row, s], i + index(s)
+            total += weight
+            reds += weight * value[red, column, k]
+            greens += weight * value[green, column, k]
+            blues += weight * value[blue, column, k]
+        mass[j] += total
+        sums[j, red] += reds
+        sums[j, green] += greens
+        sums[j, blue] += blues
+
+
+@compiled
+@no_type_check
 def _accumulate(
     query, keys, half_norms, values, strata, one_stratum, factors, within, patch_size, wraps, top, mass, sums
 ):
@@ -294,7 +324,6 @@ def _accumulate(
     depths, weights = np.empty((w, h), np.float32), np.empty((w, h), np.float32)
     flat_depths, flat_weights = depths.reshape(w * h), weights.reshape(w * h)
     image_mass, image_sums = np.empty(mass.shape, np.float32), np.empty(sums.shape, np.float32)
-    lowest = within / factors.min()
     for d in range(count):
         for channel in range(c):
             _twice_over(key[channel], keys[d, channel])
@@ -326,13 +355,20 @@ def _accumulate(
                 else:
                     _scores_within(scores, best, inner, norms, strata, key_strata, row, shift)
                 _raise(best, top[i], factors, mass, image_mass, sums, image_sums, row)
-                found = _live_rows(live, depths, scores, best, top[i], lowest)
-                if found:
-                    for b in range(len(factors)):
+                known = 0
+                for b in range(len(factors)):
+                    found = _live_rows(live, best, top[i], within / factors[b])
+                    if found != known:  # the rows of one sigma are among those of a larger one: as many are the same
+                        _depths(depths, scores, top[i], live, found)
+                        known = found
+                    if found:
                         exponentials(flat_weights[: found * h], flat_depths[: found * h], ZERO, factors[b])
-                        _add_masses(image_mass[b, i], weights, live, found)
-                        for channel in range(channels):
-                            _add_values(image_sums[b, i], weights, live, found, value, index(channel), row, shift)
+                        if channels == 3:
+                            _add_colours(image_mass[b, i], image_sums[b, i], weights, live, found, value, row, shift)
+                        else:
+                            _add_masses(image_mass[b, i], weights, live, found)
+                            for channel in range(channels):
+                                _add_values(image_sums[b, i], weights, live, found, value, index(channel), row, shift)
         mass += image_mass
         sums += image_sums
 

@@ -46,6 +46,8 @@ def weigh(scores, columns, factors, within, top, mass, sums):
                         for channel in range(c):
                             sums[q, b, channel] *= share
             for b in range(len(factors)):
+                if best < top[q] + within / factors[b]:
+                    continue
                 exponentials(out, some, top[q], factors[b])
                 mass[q, b] += dot(out, columns[c][first:stop])
                 for channel in range(c):
