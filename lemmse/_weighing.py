@@ -10,7 +10,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from ._compiled import FLOOR, NOTHING, compiled, dot, exponentials, keep_compiled, largest, reach
+from ._compiled import FLOOR, NOTHING, ZERO, compiled, dot, exponentials, keep_compiled, largest, reach
 
 __all__ = ["NOTHING", "reach", "weigh"]
 
@@ -20,14 +20,25 @@ ATOMS = 256
 
 @compiled
 @no_type_check
-def weigh(scores, columns, factors, within, top, mass, sums):
-    """Add the atoms of scores (q, K) to mass (q, b) and sums (q, b, c), which are in units of exp(factor · top).
+def depth(weights, multiplicity, scores, top):
+    """Return the sum of scores less ``top``, weighted."""
+    total = ZERO
+    for k in range(len(scores)):
+        total += weights[k] * multiplicity[k] * (scores[k] - top)
+    return total
 
-    ``columns`` (c + 1, K) are what atoms are worth, and how many each stands for; ``factors`` (b,) are 1/σ². Atoms
-    further below ``top`` (q,) than ``within`` nats, a negative number, are left out. ``top`` rises as needed.
+
+@compiled
+@no_type_check
+def weigh(scores, columns, factors, within, top, sums, depths):
+    """Add the atoms of scores (q, K) to sums (q, b, m) of columns, which are in units of exp(factor · top).
+
+    ``columns`` (m, K) are what atoms are worth, the first how many each stands for; ``factors`` (b,) are 1/σ². Where
+    ``depths`` (q, b) are asked for, they are the sums of scores less ``top``, else they are empty. Atoms further below
+    ``top`` (q,) than ``within`` nats, a negative number, are left out. ``top`` rises as needed.
     """
     count, atoms = scores.shape
-    c, lowest = len(columns) - 1, within / factors.min()
+    m, lowest, with_depths = len(columns), within / factors.min(), len(depths) > 0
     weights = np.empty(ATOMS, np.float32)
     for q in range(count):
         row = scores[q]
@@ -42,16 +53,18 @@ def weigh(scores, columns, factors, within, top, mass, sums):
                 if old > NOTHING:
                     for b in range(len(factors)):
                         share = math.exp(max((old - best) * factors[b], 2 * FLOOR))
-                        mass[q, b] *= share
-                        for channel in range(c):
-                            sums[q, b, channel] *= share
+                        if with_depths:
+                            depths[q, b] = (depths[q, b] + (old - best) * sums[q, b, 0]) * share
+                        for column in range(m):
+                            sums[q, b, column] *= share
             for b in range(len(factors)):
                 if best < top[q] + within / factors[b]:
                     continue
                 exponentials(out, some, top[q], factors[b])
-                mass[q, b] += dot(out, columns[c][first:stop])
-                for channel in range(c):
-                    sums[q, b, channel] += dot(out, columns[channel][first:stop])
+                for column in range(m):
+                    sums[q, b, column] += dot(out, columns[column][first:stop])
+                if with_depths:
+                    depths[q, b] += depth(out, columns[0][first:stop], some, top[q])
 
 
 keep_compiled(weigh)

@@ -42,11 +42,12 @@ from .means import (
     FusedChunk,
     FusedWindows,
     Merged,
-    StratumMeans,
+    StratumSums,
     Workers,
     cost,
     merged_duplicates,
     with_numba,
+    worth,
 )
 from .operators import apply_in_float64, as_operator, gram_whitener, rank, row_space_projector
 from .patches import extract_patches, window_index, windows_at
@@ -54,13 +55,13 @@ from .reductions import (
     ArrayTerm,
     ArrayValues,
     Layout,
-    MeanTerm,
     Moments,
     PartialPosterior,
     Posterior,
     PosteriorMean,
     Reduction,
     Sources,
+    SummedTerm,
     Term,
     Values,
     accumulate,
@@ -627,7 +628,7 @@ class LocalEquivariantMMSE(Estimator):
     def _state(self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range) -> Any:
         """Reduce by the kernel where it is worth it, else as many measurements at a time as the memory limit allows."""
         pairs = (1 if _same(y) else len(y)) * len(images) * len(self.window_index) ** 2
-        means_only = getattr(reduction, "means_only", False) and not self._differentiated(y)
+        means_only = getattr(reduction, "needs", None) == "mean" and not self._differentiated(y)
         by_kernel = self._fused is not None and pairs >= FUSED_FROM and means_only and float(sigma.min()) >= FUSED_SIGMA
         size = len(y) if _same(y) else 1 if by_kernel else self._measurements_at_once
         reduced = self._state_by_kernel if by_kernel else self._state_by_products
@@ -694,7 +695,7 @@ class LocalEquivariantMMSE(Estimator):
                 return None
             comparison = self._comparisons[i]
             peak = -inverse_variances[:, None] * found.depth - comparison.half_log_pdet[0]
-            term = MeanTerm(*(x.flatten(0, 1).to(self.dtype) for x in (peak, found.mass, found.mean)))
+            term = SummedTerm(*(x.flatten(0, 1).to(self.dtype) for x in (peak, found.mass, found.mean)))
             states.append(reduction.update(reduction.start(self._flat_layout(b * len(comparison.pixels))), term))
             bounds.append(screen.error_bound(found.tail.repeat(b), states[-1].mean))
             places.append((first_pixels + comparison.pixels).flatten())
@@ -730,22 +731,22 @@ class LocalEquivariantMMSE(Estimator):
         self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range, strata: Sequence[int]
     ) -> tuple[Int64[Tensor, " q"], Any]:
         """Reduce the pixels of some strata, and return the place of each query among all, and the state."""
-        means_only = getattr(reduction, "means_only", False) and not self._differentiated(y)
-        compiled = self._compiled and means_only and float(sigma.min()) >= FUSED_SIGMA
+        sums = getattr(reduction, "needs", None) in ("mean", "moments") and not self._differentiated(y)
+        compiled = self._compiled and sums and float(sigma.min()) >= FUSED_SIGMA
         weighed = [i for i in strata if compiled and isinstance(self._comparisons[i], OneWhitener)]
         others = [i for i in strata if i not in weighed]
         places, states = [], []
-        for some, reduced in ((weighed, self._strata_of_means), (others, self._strata_of_terms)):
+        for some, reduced in ((weighed, self._strata_of_sums), (others, self._strata_of_terms)):
             if some:
                 found = reduced(y, sigma, reduction, images, some)
                 places.append(found[0])
                 states.append(found[1])
         return torch.cat(places), join(states)
 
-    def _strata_of_means(
+    def _strata_of_sums(
         self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range, strata: Sequence[int]
     ) -> tuple[Int64[Tensor, " q"], Any]:
-        """Reduce the means of some strata, whose weights compiled loops make."""
+        """Reduce the means of some strata, or their moments, whose weights compiled loops make."""
         b, n = len(y), len(self.window_index)
         v, factor, shared = self._shared(y, sigma)
         first_pixels = torch.arange(b)[:, None] * n
@@ -755,8 +756,8 @@ class LocalEquivariantMMSE(Estimator):
                 comparison, factors = self._comparisons[i], factor.repeat_interleave(len(self._comparisons[i].pixels))
                 windows = windows_at(v, self.window_index[comparison.pixels]).flatten(0, 1)
                 atoms = len(images) * len(comparison.pixels)
-                facts = (shared, self.images.shape[1], atoms, workers.threads)
-                means[i] = StratumMeans(comparison.queries(windows, factors), *facts)
+                facts = (shared, reduction.needs, self.images.shape[1], atoms, workers.threads)
+                means[i] = StratumSums(comparison.queries(windows, factors), *facts)
                 places.append((first_pixels + comparison.pixels).flatten())
             merged = self._merged if images == range(self.images.shape[0]) else {}
             for i, _, rows, columns in self._groups(images, strata, merged, GROUP_ATOMS):
@@ -780,7 +781,9 @@ class LocalEquivariantMMSE(Estimator):
         """Reduce blocks of the pixels of some strata, term by term."""
         b, (h, w) = len(y), self.images.shape[2:]
         v, factor, shared = self._shared(y, sigma)
-        repeats = 1 if getattr(reduction, "means_only", False) else b // len(v)  # rows of weights that a query makes
+        repeats = (
+            1 if getattr(reduction, "needs", None) == "mean" else b // len(v)
+        )  # rows of weights that a query makes
         blocks = {i: self._blocks(self._comparisons[i], v, factor, repeats) for i in strata}
         states = {
             i: [reduction.start(self._flat_layout(b * len(pixels))) for pixels, _ in each] for i, each in blocks.items()
@@ -815,7 +818,7 @@ class LocalEquivariantMMSE(Estimator):
         strata: Sequence[int],
         merged: Mapping[int, Merged | None] = MappingProxyType({}),
         atoms: int | None = None,
-    ) -> Iterator[tuple[int, int, Any, Float[Tensor, "c1 K"]]]:
+    ) -> Iterator[tuple[int, int, Any, Float[Tensor, "m K"]]]:
         """Yield a stratum, the first of a few images, and keys and columns of its windows in them, with a bar.
 
         Those that were ``merged`` come once. ``atoms`` asks for about so many at once, else for as many as fit a term.
@@ -836,8 +839,7 @@ class LocalEquivariantMMSE(Estimator):
                     else:
                         rows = comparison.of_images(self._rows[i], start, stop)
                     if unique is None:
-                        colours = values[part].flatten(2)[..., comparison.pixels].movedim(1, 0).flatten(1)
-                        yield i, start, rows, torch.cat([colours, torch.ones_like(colours[:1])])
+                        yield i, start, rows, worth(values[part].flatten(2)[..., comparison.pixels])
                     else:
                         of_images = slice(
                             *unique.between(start * len(comparison.pixels), stop * len(comparison.pixels))

@@ -2,10 +2,10 @@
 
 ==================  ===================================================================================================
 ``FusedWindows``    all strata at once, where nothing is whitened: box sums of products of images (``lemmse._fused``)
-``StratumMeans``    a stratum with one whitener: matrix products, whose weights are compiled (``lemmse._weighing``)
+``StratumSums``     a stratum with one whitener: matrix products, whose weights are compiled (``lemmse._weighing``)
 ==================  ===================================================================================================
 
-Both give a ``MeanTerm``, and are float32.
+Both give a ``SummedTerm``, and are float32; the second knows the moments, too.
 """
 
 import importlib.util
@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from .reductions import MeanTerm
+from .reductions import SummedTerm, TermMoments
 
-__all__ = ["FusedWindows", "Merged", "StratumMeans", "Workers", "merged_duplicates", "with_numba"]
+__all__ = ["FusedWindows", "Merged", "StratumSums", "Workers", "merged_duplicates", "with_numba", "worth"]
 
 NORMED = 256
 """Images whose windows' norms are computed at once."""
@@ -74,14 +74,14 @@ def with_numba(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 class Merged(NamedTuple):
-    """Atoms of a stratum that differ: the first of each, ascending, and what it is worth (c + 1, U).
+    """Atoms of a stratum that differ: the first of each, ascending, and what it is worth (1 + 2c, U).
 
     An atom's number is that of its image times those of the stratum's pixels, plus that of its pixel among them. The
-    last row counts how many it stands for, the others are the sums of their values (S12.1).
+    first row counts how many it stands for, the others are the sums of their values and of their squares (S12.1).
     """
 
     atoms: Int64[Tensor, " u"]
-    columns: Float[Tensor, "c1 u"]
+    columns: Float[Tensor, "m u"]
 
     def between(self, start: int, stop: int) -> tuple[int, int]:
         """Return the places of the first of the atoms from ``start`` on, and of that from ``stop`` on."""
@@ -123,9 +123,15 @@ def merged_duplicates(
         ]
         alike = torch.eq(*pair).flatten(1).all(1)
         first[some] = first[some].where(alike, some)
-    columns = torch.nn.functional.pad(values.movedim(1, 0).flatten(1), (0, 0, 0, 1), value=1.0)
+    columns = worth(values)
     kept = (first == atoms).nonzero()[:, 0]
     return Merged(kept, torch.zeros_like(columns).index_add_(1, first, columns)[:, kept])
+
+
+def worth(values: Float[Tensor, "k c s"]) -> Float[Tensor, "m n"]:
+    """Return the columns of atoms that stand for themselves: 1, values of pixels, and their squares."""
+    values = values.movedim(1, 0).flatten(1)
+    return torch.cat([torch.ones_like(values[:1]), values, values.square()])
 
 
 def _first_of_equals(numbers: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
@@ -186,54 +192,77 @@ class Workers:
 
 
 @final
-class StratumMeans:
-    """Windows of measurements as queries of a stratum, and the means of all the atoms that they have met so far.
+class StratumSums:
+    """Windows of measurements as queries of a stratum, and the sums over all the atoms that they have met so far.
 
     ``queries`` are as its ``OneWhitener`` makes them. ``inverse_variances`` (b,) are 1/σ² of sigmas that share scores
-    (then means are sigma-major), or ``None`` where scores contain it; ``atoms`` is how many are expected, and
-    ``channels`` those of their values.
+    (then sums are sigma-major), or ``None`` where scores contain it. ``needs`` is that of the reduction, ``"mean"`` or
+    ``"moments"``; ``atoms`` is how many are expected, and ``channels`` those of their values.
     """
 
     def __init__(
-        self, queries: Any, inverse_variances: Float[Tensor, " b"] | None, channels: int, atoms: int, threads: int
+        self,
+        queries: Any,
+        inverse_variances: Float[Tensor, " b"] | None,
+        needs: str,
+        channels: int,
+        atoms: int,
+        threads: int,
     ):
         from . import _weighing  # not at the top: numba is optional, and takes a second to load
 
-        self.queries, self.weigh = queries, _weighing.weigh
+        self.queries, self.weigh, self.channels = queries, _weighing.weigh, channels
         self.factors = np.ones(1, np.float32) if inverse_variances is None else inverse_variances.numpy()
         self.within = np.float32(_weighing.reach(atoms))
-        count, b = len(queries.rows), len(self.factors)
-        self.known = np.full(count, _weighing.NOTHING), np.zeros((count, b)), np.zeros((count, b, channels))
-        shares = min(threads, -(-count // SHARED_QUERIES))
-        bounds = [count * i // shares for i in range(shares + 1)]
+        shape = len(queries.rows), len(self.factors)
+        self.top = np.full(shape[0], _weighing.NOTHING)
+        self.columns = 1 + channels * (1 if needs == "mean" else 2)
+        self.sums = np.zeros((*shape, self.columns))
+        self.depths = np.zeros((0, 0) if needs == "mean" else shape)
+        shares = min(threads, -(-shape[0] // SHARED_QUERIES))
+        bounds = [shape[0] * i // shares for i in range(shares + 1)]
         self.parts = [slice(*pair) for pair in itertools.pairwise(bounds)]
 
-    def jobs(self, keys: Float[Tensor, "K r"], columns: Float[Tensor, "c1 K"]) -> list[Callable[[Tensor], None]]:
+    def jobs(self, keys: Float[Tensor, "K r"], columns: Float[Tensor, "m K"]) -> list[Callable[[Tensor], None]]:
         """Return what there is to do about some atoms: functions of room for scores, for threads to run.
 
-        ``columns`` are the values and, last, how many atoms each stands for.
+        ``columns`` are how many atoms each stands for, the values and their squares.
         """
-        return [partial(self._meet, part, keys, columns) for part in self.parts]
+        return [partial(self._meet, part, keys, columns[: self.columns]) for part in self.parts]
 
-    def _meet(self, part: slice, keys: Float[Tensor, "K r"], columns: Float[Tensor, "c1 K"], room: Tensor) -> None:
+    def _meet(self, part: slice, keys: Float[Tensor, "K r"], columns: Float[Tensor, "m K"], room: Tensor) -> None:
         """Add atoms to what a part of the queries know."""
         if not room.numel():
             room.resize_(BLOCK_QUERIES * BLOCK_ATOMS)
         for first in range(part.start, part.stop, BLOCK_QUERIES):
             block = slice(first, min(first + BLOCK_QUERIES, part.stop))
-            rows, known = self.queries.rows[block], [each[block] for each in self.known]
+            rows, known = self.queries.rows[block], [x[block] for x in (self.top, self.sums, self.depths)]
             for some, worth in zip(keys.split(BLOCK_ATOMS), columns.split(BLOCK_ATOMS, dim=1), strict=True):
                 scores = room[: len(rows) * len(some)].view(len(rows), len(some))
                 torch.mm(rows, some.T, out=scores)
                 self.weigh(scores.numpy(), worth.contiguous().numpy(), self.factors, self.within, *known)
 
-    def term(self, half_log_pdet: float) -> MeanTerm:
-        """Return the means of all atoms, once all jobs are done."""
-        top, mass, sums = (torch.from_numpy(each) for each in self.known)
-        mean = (sums / mass[..., None]).to(top)
-        depth = (self.queries.own - top).clamp_min(0)  # no distance is negative, whatever rounding says
-        peak = -torch.from_numpy(self.factors)[:, None] * depth - half_log_pdet
-        return MeanTerm(peak.flatten(), mass.T.flatten().to(top), mean.movedim(1, 0).flatten(0, 1))
+    def term(self, half_log_pdet: float) -> SummedTerm:
+        """Return the sums over all atoms, once all jobs are done."""
+        top, own, factor = (x.double() for x in (torch.from_numpy(self.top), self.queries.own, self.queries.factor))
+        inverse_variances = torch.from_numpy(self.factors).double()[:, None]
+        sums = torch.from_numpy(self.sums).transpose(0, 1)  # (b, q, m)
+        mass, mean = sums[..., 0], sums[..., 1 : 1 + self.channels] / sums[..., :1]
+        depth = (own - top).clamp_min(0)  # no distance is negative, whatever rounding says
+        peak, moments = -inverse_variances * depth - half_log_pdet, None
+        if len(self.depths):
+            variance = (sums[..., 1 + self.channels :] / sums[..., :1] - mean.square()).clamp_min(0)
+            deeper = torch.from_numpy(self.depths).T / mass
+            log_weight = inverse_variances * deeper
+            residual = 2 * (depth - deeper) / factor
+            moments = TermMoments(
+                *(self._flat(x) for x in (mass, mean, variance, log_weight, torch.zeros_like(mass), residual))
+            )
+        return SummedTerm(*(self._flat(x) for x in (peak, mass, mean)), moments)
+
+    def _flat(self, sums: Tensor) -> Tensor:
+        """Return what is known of each sigma and query, sigma-major, in single precision."""
+        return sums.flatten(0, 1).to(self.queries.rows.dtype)
 
 
 # -------------------------------------------------------------------------------------------------------- fused kernel
@@ -281,7 +310,7 @@ class FusedWindows:
 
     def terms(
         self, v: Float[Tensor, "c h w"], inverse_variances: Float[Tensor, " b"], chunks: Iterable[FusedChunk]
-    ) -> Iterator[MeanTerm]:
+    ) -> Iterator[SummedTerm]:
         """Yield the means of a few images at a time for all sigmas of one v, sigma-major.
 
         Images are shared out among as many threads as torch has; each part starts from the best scores of those before,
@@ -304,7 +333,7 @@ class FusedWindows:
                         best, mass, mean = (torch.from_numpy(x).float() for x in found)
                         top = torch.maximum(top, best)
                         peak = -factors[:, None, None] * (own - best) - self.half_log_pdet
-                        yield MeanTerm(peak.flatten(), mass.flatten(), mean.flatten(0, 2))
+                        yield SummedTerm(peak.flatten(), mass.flatten(), mean.flatten(0, 2))
 
     def _shown_of(self, v: Float[Tensor, "*k c h w"]) -> Float[Tensor, "*k c h w"]:
         """Return v, black where no window shows it."""

@@ -215,7 +215,8 @@ class WindowTerm(Term):
 
     ``scores`` (q, K) and ``own`` (q,) as a ``WindowComparison`` gives them; ``inverse_variances`` (b,), 1/σ² of sigmas
     that share the scores (then a query for each of them, sigma-major), or ``None`` where the scores contain it.
-    ``columns`` (c + 1, K) are the values, and 1. The log-weights are own - scores, over σ², less ``half_log_pdet``.
+    ``columns`` (1 + 2c, K) are 1, the values and their squares. The log-weights are own - scores, over σ², less
+    ``half_log_pdet``.
     """
 
     log_multiplicity = None
@@ -225,7 +226,7 @@ class WindowTerm(Term):
         scores: Float[Tensor, "n K"],
         queries: WindowQueries,
         comparison: WindowComparison,
-        columns: Float[Tensor, "c1 K"],
+        columns: Float[Tensor, "m K"],
         *,
         inverse_variances: Float[Tensor, " b"] | None,
         first_image: int,
@@ -234,7 +235,8 @@ class WindowTerm(Term):
         self.inverse_variances, self.columns, self.first_image = inverse_variances, columns, first_image
         self.pixels, self.half_log_pdet = comparison.pixels, comparison.half_log_pdet
         self._by_scores = comparison.uniform and not scores.requires_grad  # then log-weights are never made
-        self.values = ArrayValues(columns[:-1].T)
+        self.channels = len(columns) // 2
+        self.values = ArrayValues(columns[1 : 1 + self.channels].T)
 
     @cached_property
     def _depths(self) -> Float[Tensor, "n K"]:
@@ -273,27 +275,25 @@ class WindowTerm(Term):
         """Return the sum of the weights in units of the peak, and the weighted mean of the centre pixels."""
         if not self._by_scores:
             return weighted_mean(self.peak, self.log_weights, self.values)
-        sums, _ = self._per_sigma(floor, self.columns, log_weights=False)
-        mass = sums[:, -1]
-        return mass, sums[:, :-1] / mass.where(mass > 0, 1.0)[:, None]
+        sums, _ = self._per_sigma(floor, self.columns[: 1 + self.channels], log_weights=False)
+        mass = sums[:, 0]
+        return mass, sums[:, 1:] / mass.where(mass > 0, 1.0)[:, None]
 
     def moments(self, floor: Float[Tensor, " q"]) -> TermMoments:
         """Return what ``PosteriorMoments`` needs."""
         if not self._by_scores:
             return weighted_moments(self)
-        c = len(self.columns) - 1
-        sums, log_weight = self._per_sigma(
-            floor, torch.cat([self.columns, self.columns[:-1].square()]), log_weights=True
-        )
-        mass = sums[:, c]
+        sums, log_weight = self._per_sigma(floor, self.columns, log_weights=True)
+        mass, c = sums[:, 0], self.channels
         total = mass.where(mass > 0, 1.0)
         log_weight = log_weight / total
         times = 1 if self.inverse_variances is None else len(self.inverse_variances)
         factor = self.factor if times == 1 else self.inverse_variances.repeat_interleave(len(self.scores))
         depth = (self.own - self._top) / self.factor
         residual = 2 * (depth.repeat(times) - log_weight / factor)
-        mean, square = sums[:, :c] / total[:, None], sums[:, c + 1 :] / total[:, None]
-        return TermMoments(mass, mean, square, log_weight, torch.zeros_like(mass), residual)
+        mean, square = sums[:, 1 : 1 + c] / total[:, None], sums[:, 1 + c :] / total[:, None]
+        variance = (square - mean.square()).clamp_min(0)
+        return TermMoments(mass, mean, variance, log_weight, torch.zeros_like(mass), residual)
 
     def mass(self, floor: Float[Tensor, " q"]) -> Float[Tensor, " q"]:
         """Return the sum of the weights in units of the peak."""

@@ -102,6 +102,25 @@ def test_sigmas_of_one_measurement_share_its_scores(name, always, monkeypatch, g
         torch.testing.assert_close(together.mean[i : i + 1], alone.mean, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("name", problems(SHAPES[1]))
+def test_moments_of_weighed_products(name, shared, monkeypatch, generator):
+    """All fields, of duplicates too, with sigmas from one atom to the mean of all, beside double precision."""
+    take(monkeypatch, "weighed")
+    physics, B = problems(SHAPES[1])[name]
+    images = training_set(count=5, shape=SHAPES[1], dtype=torch.float32)
+    images[3, :, :, 1:] = images[0, :, :, 1:]
+    y = measured(images, physics, generator, sigma=0.1, count=1)
+    y = y.expand(4, -1, -1, -1) if shared else y.repeat(4, 1, 1, 1)
+    sigma, reduction = torch.tensor([0.02, 0.1, 0.5, 20.0]), le.PosteriorMoments()
+    got = le.LocalEquivariantMMSE(images, physics, 3, B)(y, sigma=sigma, reduction=reduction)
+    exact = le.LocalEquivariantMMSE(images.double(), physics, 3, B)(y.double(), sigma=sigma, reduction=reduction)
+    for field, value in vars(got).items():
+        torch.testing.assert_close(
+            value.double(), vars(exact)[field], rtol=2e-5, atol=2e-4, msg=lambda m, f=field: f"{f}: {m}"
+        )
+
+
 def test_a_batch_of_measurements_each_with_its_own_sigma(always, monkeypatch, generator):
     images = training_set(count=4, shape=SHAPES[0], dtype=torch.float32)
     y = measured(images, le.Denoising(), generator, sigma=0.1, count=3)
@@ -172,8 +191,9 @@ class TestWhereItIsNotTaken:
         y = measured(images, le.Denoising(), generator, sigma=0.1, count=1)
         estimator = le.LocalEquivariantMMSE(images, le.Denoising(), 3)
         monkeypatch.setattr(estimator, "_state_by_kernel", None)  # would raise
-        monkeypatch.setattr(estimator, "_strata_of_means", None)
-        for reduction in (le.PosteriorMoments(), le.TopSources(2), le.TopImages(1)):
+        estimator(y, sigma=0.1, reduction=le.PosteriorMoments())
+        monkeypatch.setattr(estimator, "_strata_of_sums", None)
+        for reduction in (le.TopSources(2), le.TopImages(1)):
             estimator(y, sigma=0.1, reduction=reduction)
         estimator(y.requires_grad_(), sigma=0.1).log_partition.sum().backward()
         assert y.grad.isfinite().all()
@@ -250,8 +270,9 @@ class TestMergedDuplicates:
         for atom, *column in zip(found.atoms.tolist(), *found.columns, strict=True):
             equals = (kind == kind[atom]).nonzero()[:, 0]
             assert atom == equals[0]
-            assert column[-1] == count[kind[atom]]
-            torch.testing.assert_close(torch.stack(column[:-1]), values.movedim(1, 0).flatten(1)[:, equals].sum(1))
+            assert column[0] == count[kind[atom]]
+            together = means.worth(values)[:, equals].sum(1)
+            torch.testing.assert_close(torch.stack(column), together)
 
     def test_equal_sums_of_bits_are_not_enough(self, repeated, monkeypatch):
         """Were all windows taken for equals at first, a look at each would tell."""
