@@ -61,7 +61,7 @@ def ours(
     """
     A = physics(problem)
     B = None if pre_inverse is None else pre_inverse(A)
-    with patch.object(windows, "FUSED_SHARE", windows.FUSED_SHARE if fused else math.inf):
+    with patch.object(estimators, "with_numba", with_numba if fused else lambda *_: False):
         estimator = le.LocalEquivariantMMSE(problem.scene.images, A, problem.patch_size, pre_inverse=B)
     y = problem.scene.measured(A, problem.sigma)
 

@@ -7,119 +7,149 @@ processor, where a matrix product costs 2 c p², and exponentials only where a w
 Images are transposed and stored twice over, so that s is the fastest axis and no index wraps. All of it is float32, but
 for the sums over images.
 
-Each box sum is that of a suffix of one block of rows and a prefix of the next, blocks being as large as the window:
-three additions, all of numbers inside the window. So a pixel beyond a window changes not one bit of it.
+Along j, a box sum is made of sums of 2, 4, 8, ... numbers, in loops over all (j, s) at once; along i, it is that of a
+suffix of one block of rows and a prefix of the next, blocks being as large as the window, so that the last rows stay in
+the cache. All that is ever added lies inside the window: a pixel beyond it changes not one bit. The exponentials of all
+rows of which a weight can matter are one loop, too.
 
-What makes vectors of these loops: indices that numba knows to be unsigned, functions of one loop nest each, and leave
-to add in any order.
+What makes vectors of these loops is said in ``lemmse._compiled``.
 """
 
 import math
-from typing import Any, NamedTuple, no_type_check
+from typing import NamedTuple, no_type_check
 
-import numba
 import numpy as np
-import platformdirs
 
-from ._types import LOG_WEIGHT_FLOOR
+from ._compiled import FLOOR, NOTHING, ZERO, compiled, exponentials, index, keep_compiled, larger, reach
 
-__all__ = ["WindowMeans", "keep_compiled"]
-
-FLOOR = np.float32(LOG_WEIGHT_FLOOR)
-NOTHING = np.float32(-1e20)
-"""A score below all others: of windows that are not compared, and of queries that have met none."""
-
-LOG2E, LN2, HALF, ONE, ZERO = (np.float32(x) for x in (1 / math.log(2), math.log(2), 0.5, 1, 0))
-C2, C3, C4, C5 = (np.float32(1 / math.factorial(k)) for k in range(2, 6))
-
-_compiled = numba.njit(
-    nogil=True,
-    inline="never",
-    error_model="numpy",
-    fastmath={"nsz", "arcp", "contract", "afn", "reassoc", "nnan", "ninf"},  # sums in any order; nothing is infinite
-)
-_index = np.uintp
+__all__ = ["WindowMeans"]
 
 
-@_compiled
+@compiled
 @no_type_check
 def _products(out, query, key, channel, i, t):
     """Set out[j, s] = Σ_c query[c, i, j] key[c, j + t, i + s] (``channel`` 0), or add one channel's product."""
     w, h = out.shape
     for j in range(w):
-        column = _index(j) + t
+        column = index(j) + t
         q = query[channel, i, j]
         if channel == 0:
             for s in range(h):
-                out[j, s] = q * key[channel, column, i + _index(s)]
+                out[j, s] = q * key[channel, column, i + index(s)]
         else:
             for s in range(h):
-                out[j, s] += q * key[channel, column, i + _index(s)]
+                out[j, s] += q * key[channel, column, i + index(s)]
 
 
-@_compiled
+@compiled
 @no_type_check
 def _products_of_colours(out, query, key, i, t):
     """Set out[j, s] = Σ_c query[c, i, j] key[c, j + t, i + s] for three channels."""
     w, h = out.shape
-    red, green, blue = _index(0), _index(1), _index(2)
+    red, green, blue = index(0), index(1), index(2)
     for j in range(w):
-        column = _index(j) + t
+        column = index(j) + t
         q_red, q_green, q_blue = query[red, i, j], query[green, i, j], query[blue, i, j]
         for s in range(h):
-            row = i + _index(s)
+            row = i + index(s)
             other = q_green * key[green, column, row] + q_blue * key[blue, column, row]
             out[j, s] = q_red * key[red, column, row] + other
 
 
-@_compiled
+@compiled
+@no_type_check
+def _copy(out, a):
+    for k in range(len(out)):
+        out[k] = a[k]
+
+
+@compiled
+@no_type_check
+def _add(out, a, a_from, b, b_from):
+    """Set out[k] = a[a_from + k] + b[b_from + k]."""
+    for k in range(len(out)):
+        out[k] = a[a_from + index(k)] + b[b_from + index(k)]
+
+
+@compiled
+@no_type_check
+def _add_to(out, a, a_from):
+    """Add a[a_from + k] to out[k]."""
+    for k in range(len(out)):
+        out[k] += a[a_from + index(k)]
+
+
+@compiled
+@no_type_check
+def _sums_along(out, source, levels, count, span):
+    """Set out[k] to the sum of ``count`` (odd) entries of source, from k on, ``span`` apart.
+
+    Sums of 2, 4, 8, ... entries are made of one another, and those of the binary digits of ``count`` added.
+    """
+    if count == 1:
+        _copy(out, source)
+        return
+    width, level, length = 1, -1, len(source)  # level -1 is the source
+    while 2 * width <= count:
+        length -= width * span
+        before = source if level < 0 else levels[level]
+        level += 1
+        _add(levels[level][:length], before, index(0), before, index(width * span))
+        width *= 2
+    at = width * span
+    first, rest = True, count - width
+    below, width = level - 1, width // 2
+    while rest:
+        if rest >= width:
+            part = source if below < 0 else levels[below]
+            if first:
+                _add(out, levels[level], index(0), part, index(at))
+            else:
+                _add_to(out, part, index(at))
+            first, rest, at = False, rest - width, at + width * span
+        below, width = below - 1, width // 2
+
+
+@compiled
+@no_type_check
+def _continue_beyond(products, half):
+    """Copy what lies beyond the first and the last of the rows from the other end."""
+    size, w = products.shape[1], len(products) - 2 * half
+    for a in range(half):
+        before, after = index(a), index(half + w + a)
+        other_before, other_after = index(w + a), index(half + a)
+        for k in range(size):
+            products[before, k] = products[other_before, k]
+            products[after, k] = products[other_after, k]
+
+
+@compiled
 @no_type_check
 def _suffix_sums(out, rows, first, wraps):
     """Set out[a] to the sum of the rows around first + a up to the end of its block, wrapping or left out."""
     block, size = out.shape
     count, half = len(rows), block // 2
     for back in range(block):
-        a = _index(block - 1 - back)
+        a = index(block - 1 - back)
         e = first + block - 1 - back - half
-        row, inside = _index(e % count), wraps or 0 <= e < count
+        row, inside = index(e % count), wraps or 0 <= e < count
         if back == 0:
             for k in range(size):
                 out[a, k] = rows[row, k] if inside else ZERO
         elif inside:
             for k in range(size):
-                out[a, k] = out[a + _index(1), k] + rows[row, k]
+                out[a, k] = out[a + index(1), k] + rows[row, k]
         else:
             for k in range(size):
-                out[a, k] = out[a + _index(1), k]
+                out[a, k] = out[a + index(1), k]
 
 
-@_compiled
-@no_type_check
-def _window_sums(out, suffixes, prefix, rows, first, stop, wraps):
-    """Set out[j] for first <= j < stop, one block, to the sum of the rows in the window of first + a."""
-    count, size, half = len(rows), len(prefix), len(suffixes) // 2
-    for k in range(size):
-        prefix[k] = ZERO
-        out[_index(first), k] = suffixes[0, k]
-    for a in range(1, stop - first):
-        j, e = _index(first + a), first + a + half
-        row = _index(e % count)
-        if wraps or e < count:
-            for k in range(size):
-                total = prefix[k] + rows[row, k]
-                prefix[k] = total
-                out[j, k] = suffixes[a, k] + total
-        else:
-            for k in range(size):
-                out[j, k] = suffixes[a, k] + prefix[k]
-
-
-@_compiled
+@compiled
 @no_type_check
 def _window_sum(out, suffixes, prefix, rows, a, last, wraps):
     """Set out to the sum of one window, the next of its block: ``prefix`` holds the rows before ``last``."""
     size, count = len(out), len(rows)
-    row = _index(last % count)
+    row = index(last % count)
     if a == 0:
         for k in range(size):
             prefix[k] = ZERO
@@ -134,67 +164,40 @@ def _window_sum(out, suffixes, prefix, rows, a, last, wraps):
             out[k] = suffixes[a, k] + prefix[k]
 
 
-@_compiled
+@compiled
 @no_type_check
 def _scores(out, best, inner, half_norms, i, t):
     """Set out[j, s] = ⟨q, k⟩ - ½‖k‖² and best[j] to the largest of a row."""
     w, h = inner.shape
     for j in range(w):
-        column = _index(j) + t
+        column = index(j) + t
         largest = NOTHING
         for s in range(h):
-            score = inner[j, s] - half_norms[column, i + _index(s)]
+            score = inner[j, s] - half_norms[column, i + index(s)]
             out[j, s] = score
-            largest = max(largest, score)
+            largest = larger(largest, score)
         best[j] = largest
 
 
-@_compiled
+@compiled
 @no_type_check
 def _scores_within(out, best, inner, half_norms, query_strata, key_strata, i, t):
     """Do the same where only windows of one stratum are compared."""
     w, h = inner.shape
     for j in range(w):
-        column = _index(j) + t
+        column = index(j) + t
         stratum = query_strata[i, j]
         largest = NOTHING
         for s in range(h):
-            row = i + _index(s)
+            row = i + index(s)
             score = inner[j, s] - half_norms[column, row]
             score = score if key_strata[column, row] == stratum else NOTHING
             out[j, s] = score
-            largest = max(largest, score)
+            largest = larger(largest, score)
         best[j] = largest
 
 
-@_compiled
-@no_type_check
-def _weights(out, exponent, power, scores, j, top, factor):
-    """Set out[s] = exp(factor (score - top)), clamped below, and return their sum; ``power`` is a view of exponent."""
-    for s in range(len(out)):
-        x = max((scores[j, s] - top) * factor, FLOOR) * LOG2E
-        whole = np.int32(x - HALF)  # x <= 0: the nearest integer
-        r = (x - np.float32(whole)) * LN2
-        exponent[s] = (whole + 127) << 23
-        out[s] = ONE + r * (ONE + r * (C2 + r * (C3 + r * (C4 + r * C5))))
-    total = ZERO
-    for s in range(len(out)):
-        weight = out[s] * power[s]
-        out[s] = weight
-        total += weight
-    return total
-
-
-@_compiled
-@no_type_check
-def _weighted(weights, values, channel, column, row):
-    total = ZERO
-    for s in range(len(weights)):
-        total += weights[s] * values[channel, column, row + _index(s)]
-    return total
-
-
-@_compiled
+@compiled
 @no_type_check
 def _twice_over(out, image):
     """Set out[j, i] = image[i, j], repeated along both axes."""
@@ -206,39 +209,104 @@ def _twice_over(out, image):
         out[w + j] = out[j]
 
 
-@_compiled
+@compiled
 @no_type_check
-def _weigh_row(scores, best, reach, value, factors, i, t, top, masses, all_sums, room):
-    """Add the windows of all rows s to the sums of the queries of row i, for one shift t of columns.
+def _live_rows(live, best, top, lowest):
+    """List the rows j whose windows can matter to one sigma, and return their number.
 
-    ``masses`` and ``all_sums`` are those of all images and of this image, in units of exp(factor · top): where top
-    rises, all that was summed counts in units of the new one (S12.6). ``room`` is what ``_weights`` works in.
+    ``top`` (w,) is the largest score that each query has met, this row included.
     """
-    weights, exponent, power = room
-    mass, sums = masses[1], all_sums[1]
+    count = 0
     for j in range(len(best)):
-        old = top[i, j]
-        if best[j] < old + reach or best[j] <= NOTHING:
-            continue
-        rises = best[j] > old
-        if rises:
-            top[i, j] = best[j]
-        for b in range(len(factors)):
-            if rises and old > NOTHING:
-                share = math.exp(max((old - best[j]) * factors[b], 2 * FLOOR))
-                masses[0][b, i, j] *= share
-                mass[b, i, j] *= share
-                for channel in range(len(value)):
-                    all_sums[0][b, i, j, channel] *= share
-                    sums[b, i, j, channel] *= share
-            mass[b, i, j] += _weights(weights, exponent, power, scores, _index(j), top[i, j], factors[b])
-            for channel in range(len(value)):
-                sums[b, i, j, channel] += _weighted(weights, value, _index(channel), _index(j + t), _index(i))
+        if best[j] >= top[j] + lowest and best[j] > NOTHING:
+            live[count] = j
+            count += 1
+    return count
 
 
-@_compiled
+@compiled
 @no_type_check
-def _accumulate(query, keys, half_norms, values, strata, one_stratum, factors, patch_size, wraps, top, mass, sums):
+def _depths(out, scores, top, live, count):
+    """Set out[n, s] to the scores of each live row less the largest."""
+    h = scores.shape[1]
+    for n in range(count):
+        row, j = index(n), live[n]
+        highest = top[j]
+        for s in range(h):
+            out[row, s] = scores[j, s] - highest
+
+
+@compiled
+@no_type_check
+def _raise(best, top, factors, mass, image_mass, sums, image_sums, i):
+    """Let the largest scores rise; all that was summed then counts in units of the new ones (S12.6)."""
+    for j in range(len(best)):
+        old = top[j]
+        if best[j] > old:
+            top[j] = best[j]
+            if old > NOTHING:
+                for b in range(len(factors)):
+                    share = math.exp(max((old - best[j]) * factors[b], 2 * FLOOR))
+                    mass[b, i, j] *= share
+                    image_mass[b, i, j] *= share
+                    for channel in range(sums.shape[3]):
+                        sums[b, i, j, channel] *= share
+                        image_sums[b, i, j, channel] *= share
+
+
+@compiled
+@no_type_check
+def _add_masses(mass, weights, live, count):
+    """Add the weights of each live row to mass[j]."""
+    h = weights.shape[1]
+    for n in range(count):
+        row, total = index(n), ZERO
+        for s in range(h):
+            total += weights[row, s]
+        mass[live[row]] += total
+
+
+@compiled
+@no_type_check
+def _add_values(sums, weights, live, count, value, channel, i, t):
+    """Add the weighted values of each live row to sums[j, channel]."""
+    h = weights.shape[1]
+    for n in range(count):
+        row, total = index(n), ZERO
+        j = live[row]
+        column = j + t
+        for s in range(h):
+            total += weights[row, s] * value[channel, column, i + index(s)]
+        sums[j, channel] += total
+
+
+@compiled
+@no_type_check
+def _add_colours(mass, sums, weights, live, count, value, i, t):
+    """Add the weights of each live row to mass[j], and the weighted values of three channels to sums[j]."""
+    h = weights.shape[1]
+    red, green, blue = index(0), index(1), index(2)
+    for n in range(count):
+        row, total, reds, greens, blues = index(n), ZERO, ZERO, ZERO, ZERO
+        j = live[row]
+        column = j + t
+        for s in range(h):
+            weight, k = weights[row, s], i + index(s)
+            total += weight
+            reds += weight * value[red, column, k]
+            greens += weight * value[green, column, k]
+            blues += weight * value[blue, column, k]
+        mass[j] += total
+        sums[j, red] += reds
+        sums[j, green] += greens
+        sums[j, blue] += blues
+
+
+@compiled
+@no_type_check
+def _accumulate(
+    query, keys, half_norms, values, strata, one_stratum, factors, within, patch_size, wraps, top, mass, sums
+):
     """Add the windows of all images to mass and sums, which are in units of exp(factor · top); top rises as needed."""
     count, c, h, w = keys.shape
     channels, half = values.shape[1], patch_size // 2
@@ -246,15 +314,16 @@ def _accumulate(query, keys, half_norms, values, strata, one_stratum, factors, p
     value = np.empty((channels, 2 * w, 2 * h), np.float32)
     norms, key_strata = np.empty((2 * w, 2 * h), np.float32), np.empty((2 * w, 2 * h), np.int32)
     _twice_over(key_strata, strata)
-    products, scores, inner = np.empty((w, h), np.float32), np.empty((w, h), np.float32), np.empty((w, h), np.float32)
-    rows = np.empty((h, w, h), np.float32)
-    flat_rows, flat_inner = rows.reshape(h, w * h), inner.reshape(w * h)
-    along, along_prefix = np.empty((patch_size, h), np.float32), np.empty(h, np.float32)
+    products = np.zeros((w + 2 * half, h), np.float32)  # and, before and after, what lies beyond: nothing, or itself
+    inside, flat_products = products[half : half + w], products.reshape((w + 2 * half) * h)
+    levels = np.empty((1 + int(math.log2(patch_size)), len(flat_products)), np.float32)
+    rows, scores, inner = np.empty((h, w * h), np.float32), np.empty((w, h), np.float32), np.empty((w, h), np.float32)
+    flat_inner = inner.reshape(w * h)
     down, down_prefix = np.empty((patch_size, w * h), np.float32), np.empty(w * h, np.float32)
-    best, exponent = np.empty(w, np.float32), np.empty(h, np.int32)
-    room = np.empty(h, np.float32), exponent, exponent.view(np.float32)
+    best, live = np.empty(w, np.float32), np.empty(w, np.uintp)
+    depths, weights = np.empty((w, h), np.float32), np.empty((w, h), np.float32)
+    flat_depths, flat_weights = depths.reshape(w * h), weights.reshape(w * h)
     image_mass, image_sums = np.empty(mass.shape, np.float32), np.empty(sums.shape, np.float32)
-    reach = FLOOR / factors.min()
     for d in range(count):
         for channel in range(c):
             _twice_over(key[channel], keys[d, channel])
@@ -264,42 +333,44 @@ def _accumulate(query, keys, half_norms, values, strata, one_stratum, factors, p
         image_mass[:] = 0
         image_sums[:] = 0
         for t in range(w):
-            shift = _index(t)
+            shift = index(t)
             for i in range(h):
-                row = _index(i)
+                row = index(i)
                 if c == 3:
-                    _products_of_colours(products, query, key, row, shift)
+                    _products_of_colours(inside, query, key, row, shift)
                 else:
                     for channel in range(c):
-                        _products(products, query, key, _index(channel), row, shift)
-                for first in range(0, w, patch_size):
-                    _suffix_sums(along, products, first, wraps)
-                    _window_sums(rows[i], along, along_prefix, products, first, min(first + patch_size, w), wraps)
+                        _products(inside, query, key, index(channel), row, shift)
+                if wraps:
+                    _continue_beyond(products, half)
+                _sums_along(rows[i], flat_products, levels, patch_size, h)
             for i in range(h):
-                row = _index(i)
+                row = index(i)
                 a = i % patch_size
                 if a == 0:
-                    _suffix_sums(down, flat_rows, i, wraps)
-                _window_sum(flat_inner, down, down_prefix, flat_rows, _index(a), i + half, wraps)
+                    _suffix_sums(down, rows, i, wraps)
+                _window_sum(flat_inner, down, down_prefix, rows, index(a), i + half, wraps)
                 if one_stratum:
                     _scores(scores, best, inner, norms, row, shift)
                 else:
                     _scores_within(scores, best, inner, norms, strata, key_strata, row, shift)
-                _weigh_row(scores, best, reach, value, factors, i, t, top, (mass, image_mass), (sums, image_sums), room)
+                _raise(best, top[i], factors, mass, image_mass, sums, image_sums, row)
+                known = 0
+                for b in range(len(factors)):
+                    found = _live_rows(live, best, top[i], within / factors[b])
+                    if found != known:  # the rows of one sigma are among those of a larger one: as many are the same
+                        _depths(depths, scores, top[i], live, found)
+                        known = found
+                    if found:
+                        exponentials(flat_weights[: found * h], flat_depths[: found * h], ZERO, factors[b])
+                        if channels == 3:
+                            _add_colours(image_mass[b, i], image_sums[b, i], weights, live, found, value, row, shift)
+                        else:
+                            _add_masses(image_mass[b, i], weights, live, found)
+                            for channel in range(channels):
+                                _add_values(image_sums[b, i], weights, live, found, value, index(channel), row, shift)
         mass += image_mass
         sums += image_sums
-
-
-def keep_compiled(function: Any) -> None:
-    """Keep what is compiled of a function in the user's cache folder, or in memory alone where none can be written."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = before or platformdirs.user_cache_dir("lemmse")
-    try:
-        function.enable_caching()
-    except RuntimeError:  # numba found no folder that it may write to
-        pass
-    finally:
-        numba.config.CACHE_DIR = before
 
 
 keep_compiled(_accumulate)
@@ -336,6 +407,7 @@ class WindowMeans:
         top = np.maximum(top, NOTHING, dtype=np.float32)
         mass = np.zeros((len(self.factors), h, w))
         sums = np.zeros((len(self.factors), h, w, values.shape[1]))
-        facts = (self.strata, self.one_stratum, self.factors, self.patch_size, self.wraps)
+        within = np.float32(reach(len(keys) * h * w))
+        facts = (self.strata, self.one_stratum, self.factors, within, self.patch_size, self.wraps)
         _accumulate(self.v, keys, half_norms, values, *facts, top, mass, sums)
         return Means(top, mass, sums / np.where(mass > 0, mass, 1)[..., None])

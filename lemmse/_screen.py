@@ -1,6 +1,6 @@
 """The compiled loops of the screen: find the atoms whose bound reaches the floor, and weigh those alone (needs numba).
 
-What makes vectors of these loops is said in ``lemmse._fused``.
+What makes vectors of these loops is said in ``lemmse._compiled``.
 """
 
 import math
@@ -8,7 +8,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from ._fused import NOTHING, _compiled, _index, keep_compiled
+from ._compiled import NOTHING, compiled, index, keep_compiled
 
 __all__ = ["LANES", "NOTHING", "weigh"]
 
@@ -19,7 +19,7 @@ GROWTH = 1.1
 """A floor is looked at again when the mass has grown by so much, or the largest score."""
 
 
-@_compiled
+@compiled
 @no_type_check
 def _largest(out, bounds):
     """Set out[s] to the largest of bounds[m, s] over m, two of them at a time."""
@@ -27,24 +27,24 @@ def _largest(out, bounds):
     for s in range(lanes):
         out[s] = bounds[count - 1, s]
     for m in range(0, count - 1, 2):
-        row, next_row = _index(m), _index(m + 1)
+        row, next_row = index(m), index(m + 1)
         for s in range(lanes):
             out[s] = max(out[s], max(bounds[row, s], bounds[next_row, s]))
 
 
-@_compiled
+@compiled
 @no_type_check
 def _products(out, window, images, image, row, column):
     """Set out[s] to the products of a window with a part of an image, added up over the window's rows."""
     for s in range(len(out)):
-        out[s] = window[0, s] * images[image, row, column + _index(s)]
+        out[s] = window[0, s] * images[image, row, column + index(s)]
     for a in range(1, len(window)):
-        line = row + _index(a)
+        line = row + index(a)
         for s in range(len(out)):
-            out[s] += window[a, s] * images[image, line, column + _index(s)]
+            out[s] += window[a, s] * images[image, line, column + index(s)]
 
 
-@_compiled
+@compiled
 @no_type_check
 def _sum(x):
     total = x[0]
@@ -53,7 +53,7 @@ def _sum(x):
     return total
 
 
-@_compiled
+@compiled
 @no_type_check
 def _add(mass, sums, top, score, factors, values, image, pixel):
     """Add an atom to the sums of weights and of weighted values, which are in units of exp(factor · top)."""
@@ -70,7 +70,7 @@ def _add(mass, sums, top, score, factors, values, image, pixel):
                 sums[b, channel] += weight * values[image, channel, pixel]
 
 
-@_compiled
+@compiled
 @no_type_check
 def weigh(
     bounds,
@@ -95,7 +95,7 @@ def weigh(
     ``atoms`` (3, S) are the row of each pixel of the stratum, its column times channels, and its index; ``first`` is
     the first image that bounds are of. See ``lemmse.screen`` for the others.
     """
-    lanes, start, size = bounds.shape[2], _index(first), _index(atoms.shape[1])
+    lanes, start, size = bounds.shape[2], index(first), index(atoms.shape[1])
     largest = np.empty(lanes, bounds.dtype)
     products = np.empty(windows.shape[2], windows.dtype)
     widest = factors.min()
@@ -109,9 +109,9 @@ def weigh(
             for m in range(len(found)):
                 if found[m, s] < limit:
                     continue
-                k = _index(m * lanes + s)
+                k = index(m * lanes + s)
                 image, place = start + k // size, k % size
-                _products(products, window, images, image, _index(atoms[0, place]), _index(atoms[1, place]))
+                _products(products, window, images, image, index(atoms[0, place]), index(atoms[1, place]))
                 score = _sum(products) - lacks[q] - half_norms[image, place]
                 _add(of_mass, of_sums, top[q], score, factors, values, image, atoms[2, place])
                 kept[q] += 1

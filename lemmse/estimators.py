@@ -3,10 +3,11 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any, final
 
 import numpy as np
@@ -38,19 +39,31 @@ from .kernels import (
     ShiftedValues,
     centre_of,
 )
+from .means import (
+    GROUP_ATOMS,
+    FusedChunk,
+    FusedWindows,
+    Merged,
+    StratumSums,
+    Workers,
+    cost,
+    merged_duplicates,
+    with_numba,
+    worth,
+)
 from .operators import apply_in_float64, as_operator, gram_whitener, rank, row_space_projector
 from .patches import extract_patches, window_index, windows_at
 from .reductions import (
     ArrayTerm,
     ArrayValues,
     Layout,
-    MeanTerm,
     Moments,
     PartialPosterior,
     Posterior,
     PosteriorMean,
     Reduction,
     Sources,
+    SummedTerm,
     Term,
     Values,
     accumulate,
@@ -59,8 +72,6 @@ from .reductions import (
 from .screen import Screen, directions_within, exact_cost
 from .strata import Stratum, stabiliser, strata_of_windows
 from .windows import (
-    FusedChunk,
-    FusedWindows,
     OneWhitener,
     ScaledWindows,
     SeveralWhiteners,
@@ -99,6 +110,9 @@ FEW_OF_ALL = 8
 
 SCREENED_FROM = 2**26
 """Pairs of windows in a stratum from which on they are screened: below, the exact path takes no time."""
+
+MERGED_FROM = 2**26
+"""Pairs of windows in a stratum from which on duplicates are looked for: below, a call takes no time."""
 
 CACHED_PAIRS = 2**19
 """Pairs of a query and a shifted image in a chunk: few enough to stay in a processor's cache, enough to fill it."""
@@ -660,10 +674,24 @@ class LocalEquivariantMMSE(Estimator):
         """Apply B A to the images that are at hand, and whiten their windows where that takes long."""
         self._keys = self._stored_keys() if isinstance(self.images, Tensor) else None
         self._rows = self._stored_rows()
+        self._compiled = with_numba(self.dtype, self.device)
         self._fused = self._fused_images = None
-        if self.dtype == torch.float32 and self.device.type == "cpu" and FusedWindows.fits(self.strata):
+        (count, c), costs = self.images.shape[:2], partial(cost, self.strata, self.images.shape[0])
+        if self._compiled and FusedWindows.fits(self.strata) and costs(c) < costs(None):
             self._fused = FusedWindows(self.strata, self._v_shape, self.patch_size, self.boundary)
             self._fused_images = None if self._keys is None else self._fused.chunk(self._keys, self.images)
+        merges = self._compiled and self._fused is None and self._keys is not None
+        large = [count * len(each.pixels) ** 2 >= MERGED_FROM for each in self._comparisons]
+        self._merged = {i: self._merged_in(i) for i in range(len(large)) if merges and large[i]}
+
+    def _merged_in(self, stratum: int) -> Merged | None:
+        """Return the windows of a stratum that differ, if few enough do."""
+        comparison = self._comparisons[stratum]
+        if not isinstance(comparison, OneWhitener):
+            return None
+        values = self.images.flatten(2)[..., comparison.pixels]
+        windows = partial(self._windows, comparison)
+        return merged_duplicates(self._keys, values, self.window_index[comparison.pixels], windows)
 
     def _comparison_of(self, stratum: Stratum, sample: Float[Tensor, "k c h w"]) -> WindowComparison:
         if len(stratum.classes) > 1 and not stratum.mixes:
@@ -703,7 +731,7 @@ class LocalEquivariantMMSE(Estimator):
     def _state(self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range) -> Any:
         """Reduce by the kernel where it is worth it, else as many measurements at a time as the memory limit allows."""
         pairs = (1 if _same(y) else len(y)) * len(images) * len(self.window_index) ** 2
-        means_only = getattr(reduction, "means_only", False) and not self._differentiated(y)
+        means_only = getattr(reduction, "needs", None) == "mean" and not self._differentiated(y)
         by_kernel = self._fused is not None and pairs >= FUSED_FROM and means_only and float(sigma.min()) >= FUSED_SIGMA
         size = len(y) if _same(y) else 1 if by_kernel else self._measurements_at_once
         reduced = self._state_by_kernel if by_kernel else self._state_by_products
@@ -774,7 +802,7 @@ class LocalEquivariantMMSE(Estimator):
                 return None
             comparison = self._comparisons[i]
             peak = -inverse_variances[:, None] * found.depth - comparison.half_log_pdet[0]
-            term = MeanTerm(*(x.flatten(0, 1).to(self.dtype) for x in (peak, found.mass, found.mean)))
+            term = SummedTerm(*(x.flatten(0, 1).to(self.dtype) for x in (peak, found.mass, found.mean)))
             states.append(reduction.update(reduction.start(self._flat_layout(b * len(comparison.pixels))), term))
             bounds.append(screen.error_bound(found.tail.repeat(b), states[-1].mean))
             places.append((first_pixels + comparison.pixels).flatten())
@@ -809,12 +837,60 @@ class LocalEquivariantMMSE(Estimator):
     def _strata_by_products(
         self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range, strata: Sequence[int]
     ) -> tuple[Int64[Tensor, " q"], Any]:
-        """Reduce blocks of the pixels of some strata, and return the place of each query among all, and the state."""
+        """Reduce the pixels of some strata, and return the place of each query among all, and the state."""
+        sums = getattr(reduction, "needs", None) in ("mean", "moments") and not self._differentiated(y)
+        compiled = self._compiled and sums and float(sigma.min()) >= FUSED_SIGMA
+        weighed = [i for i in strata if compiled and isinstance(self._comparisons[i], OneWhitener)]
+        others = [i for i in strata if i not in weighed]
+        places, states = [], []
+        for some, reduced in ((weighed, self._strata_of_sums), (others, self._strata_of_terms)):
+            if some:
+                found = reduced(y, sigma, reduction, images, some)
+                places.append(found[0])
+                states.append(found[1])
+        return torch.cat(places), join(states)
+
+    def _strata_of_sums(
+        self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range, strata: Sequence[int]
+    ) -> tuple[Int64[Tensor, " q"], Any]:
+        """Reduce the means of some strata, or their moments, whose weights compiled loops make."""
+        b, n = len(y), len(self.window_index)
+        v, factor, shared = self._shared(y, sigma)
+        first_pixels = torch.arange(b)[:, None] * n
+        means, places, states = {}, [], []
+        with Workers() as workers:
+            for i in strata:
+                comparison, factors = self._comparisons[i], factor.repeat_interleave(len(self._comparisons[i].pixels))
+                windows = windows_at(v, self.window_index[comparison.pixels]).flatten(0, 1)
+                atoms = len(images) * len(comparison.pixels)
+                facts = (shared, reduction.needs, self.images.shape[1], atoms, workers.threads)
+                means[i] = StratumSums(comparison.queries(windows, factors), *facts)
+                places.append((first_pixels + comparison.pixels).flatten())
+            merged = self._merged if images == range(self.images.shape[0]) else {}
+            for i, _, rows, columns in self._groups(images, strata, merged, GROUP_ATOMS):
+                workers.run(means[i].jobs(rows, columns))
+        for i, found in means.items():
+            layout = self._flat_layout(b * len(self._comparisons[i].pixels))
+            term = found.term(float(self._comparisons[i].half_log_pdet[0]))
+            states.append(reduction.update(reduction.start(layout), term))
+        return torch.cat(places), join(states)
+
+    def _shared(self, y: Tensor, sigma: Tensor) -> tuple[Tensor, Float[Tensor, " m"], Float[Tensor, " b"] | None]:
+        """Return v of all measurements that differ, what their scores are multiplied by, and 1/σ² of shared ones."""
+        inverse_variances = -2 * self._scale(sigma)
+        if _same(y):
+            return self._centred(y[:1]), torch.ones_like(inverse_variances[:1]), inverse_variances
+        return self._centred(y), inverse_variances, None
+
+    def _strata_of_terms(
+        self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range, strata: Sequence[int]
+    ) -> tuple[Int64[Tensor, " q"], Any]:
+        """Reduce blocks of the pixels of some strata, term by term."""
         b, (h, w) = len(y), self.images.shape[2:]
-        shared = -2 * self._scale(sigma) if _same(y) else None
-        factor = torch.ones_like(shared[:1]) if _same(y) else -2 * self._scale(sigma)
-        v = self._centred(y[:1] if _same(y) else y)
-        repeats = 1 if getattr(reduction, "means_only", False) else b // len(v)  # rows of weights that a query makes
+        v, factor, shared = self._shared(y, sigma)
+        repeats = (
+            1 if getattr(reduction, "needs", None) == "mean" else b // len(v)
+        )  # rows of weights that a query makes
         blocks = {i: self._blocks(self._comparisons[i], v, factor, repeats) for i in strata}
         states = {
             i: [reduction.start(self._flat_layout(b * len(pixels))) for pixels, _ in each] for i, each in blocks.items()
@@ -843,9 +919,18 @@ class LocalEquivariantMMSE(Estimator):
             queries.append((pixels, comparison.queries(windows.flatten(0, 1), factor.repeat_interleave(len(pixels)))))
         return queries
 
-    def _groups(self, images: range, strata: Sequence[int]) -> Iterator[tuple[int, int, Any, Float[Tensor, "c1 K"]]]:
-        """Yield a stratum, the first of a few images, and keys and columns of its windows in them, with a bar."""
-        sizes = {i: self._images_at_once(self._comparisons[i]) for i in strata}
+    def _groups(
+        self,
+        images: range,
+        strata: Sequence[int],
+        merged: Mapping[int, Merged | None] = MappingProxyType({}),
+        atoms: int | None = None,
+    ) -> Iterator[tuple[int, int, Any, Float[Tensor, "m K"]]]:
+        """Yield a stratum, the first of a few images, and keys and columns of its windows in them, with a bar.
+
+        Those that were ``merged`` come once. ``atoms`` asks for about so many at once, else for as many as fit a term.
+        """
+        sizes = {i: self._images_at_once(self._comparisons[i], atoms) for i in strata}
         chunks = self._chunks(images)
         count = sum(len(_split(range(*chunk), size)) for chunk in chunks for size in sizes.values())
         steps = progress(range(count), description=type(self).__name__, unit="block")
@@ -853,15 +938,21 @@ class LocalEquivariantMMSE(Estimator):
             values = self._images(first, end)
             keys = self._centred(self._measure(values)) if self._keys is None else self._keys[first:end]
             for i, size in sizes.items():
-                comparison = self._comparisons[i]
+                comparison, unique = self._comparisons[i], merged.get(i)
                 for (start, stop), _ in zip(_split(range(first, end), size), steps, strict=False):
                     part = slice(start - first, stop - first)
                     if self._rows is None:
                         rows = comparison.keys(self._windows(comparison, keys[part]))
                     else:
                         rows = comparison.of_images(self._rows[i], start, stop)
-                    colours = values[part].flatten(2)[..., comparison.pixels].movedim(1, 0).flatten(1)
-                    yield i, start, rows, torch.cat([colours, torch.ones_like(colours[:1])])
+                    if unique is None:
+                        yield i, start, rows, worth(values[part].flatten(2)[..., comparison.pixels])
+                    else:
+                        of_images = slice(
+                            *unique.between(start * len(comparison.pixels), stop * len(comparison.pixels))
+                        )
+                        kept = unique.atoms[of_images] - start * len(comparison.pixels)
+                        yield i, start, rows[kept], unique.columns[:, of_images]
 
     def _windows(self, comparison: WindowComparison, v: Float[Tensor, "k c h w"]) -> Float[Tensor, "k s d"]:
         """Return the windows around the pixels of a stratum: slices where they are many, else entry by entry."""
@@ -919,12 +1010,12 @@ class LocalEquivariantMMSE(Estimator):
         room = self.memory_limit // (4 * self.dtype.itemsize)
         return _split(images, len(images) if self._keys is not None else self.chunk_size or room // self._image_entries)
 
-    def _images_at_once(self, comparison: WindowComparison) -> int:
-        """Return how many images' windows of a stratum make a term."""
+    def _images_at_once(self, comparison: WindowComparison, atoms: int | None = None) -> int:
+        """Return how many images' windows of a stratum make a term, or so many atoms."""
         if self.chunk_size is not None:
             return min(self.chunk_size, self.images.shape[0])
         room = self.memory_limit // (4 * self.dtype.itemsize * comparison.key_entries)
-        atoms = min(comparison.atoms_at_once, self._pairs_at_once, room)
+        atoms = min(comparison.atoms_at_once if atoms is None else atoms, self._pairs_at_once, room)
         return min(self.images.shape[0], max(1, atoms // len(comparison.pixels)))
 
     @property

@@ -27,7 +27,6 @@ __all__ = [
     "ArrayTerm",
     "ArrayValues",
     "Layout",
-    "MeanTerm",
     "Moments",
     "PartialPosterior",
     "Posterior",
@@ -35,6 +34,7 @@ __all__ = [
     "PosteriorMoments",
     "Reduction",
     "Sources",
+    "SummedTerm",
     "Term",
     "TermMoments",
     "TopImages",
@@ -100,7 +100,7 @@ class TermMoments(NamedTuple):
 
     mass: Float[Tensor, " q"]
     mean: Float[Tensor, "q ..."]
-    square: Float[Tensor, "q ..."]
+    variance: Float[Tensor, "q ..."]
     log_weight: Float[Tensor, " q"]  # of the log-weights of original atoms less the peak
     largest: Float[Tensor, " q"]  # no mean: the largest of them
     squared_residual: Float[Tensor, " q"]
@@ -187,11 +187,17 @@ class ArrayTerm(Term):
 
 
 @final
-class MeanTerm(Term):
-    """A term of which only the mean is known: enough for reductions that read nothing else (``means_only``)."""
+class SummedTerm(Term):
+    """A term whose sums alone are known, those of a mean or also its ``moments``: enough for ``needs`` of that kind."""
 
-    def __init__(self, peak: Float[Tensor, " q"], mass: Float[Tensor, " q"], values: Float[Tensor, "q ..."]):
-        self._peak, self._mass, self._mean = peak, mass, values
+    def __init__(
+        self,
+        peak: Float[Tensor, " q"],
+        mass: Float[Tensor, " q"],
+        mean: Float[Tensor, "q ..."],
+        moments: TermMoments | None = None,
+    ):
+        self._peak, self._mass, self._mean, self._moments = peak, mass, mean, moments
 
     @property
     def peak(self) -> Float[Tensor, " q"]:
@@ -208,11 +214,13 @@ class MeanTerm(Term):
 
     def log_weights_of(self, queries: Int64[Tensor, " m"]) -> Float[Tensor, "m K"]:
         """Raise ``TypeError``: they are not known."""
-        raise TypeError("Only the mean of this term is known: reductions with means_only = True ask for no more.")
+        raise TypeError('Only sums over this term are known: reductions with needs = "mean" ask for no more.')
 
     def moments(self, floor: Float[Tensor, " q"]) -> TermMoments:
-        """Raise ``TypeError``: they are not known."""
-        raise TypeError("Only the mean of this term is known: reductions with means_only = True ask for no more.")
+        """Return what ``PosteriorMoments`` needs; raise ``TypeError`` where only the mean is known."""
+        if self._moments is None:
+            raise TypeError('Only the mean of this term is known: reductions with needs = "mean" ask for no more.')
+        return self._moments
 
 
 @dataclass(frozen=True)
@@ -319,12 +327,14 @@ def weighted_moments(term: Term) -> TermMoments:
     """Return what ``PosteriorMoments`` needs of a term, from its log-weights and distances."""
     u, mass, relative = _in_units_of(term.peak, term.log_weights)
     total = _or_one(mass)
-    mean, square = term.values.weighted_sum(u), term.values.weighted_sum_of_squares(u)
+    mean, square = (
+        x / _column(total, x) for x in (term.values.weighted_sum(u), term.values.weighted_sum_of_squares(u))
+    )
     original = relative if term.log_multiplicity is None else relative - term.log_multiplicity
     return TermMoments(
         mass,
-        mean / _column(total, mean),
-        square / _column(total, square),
+        mean,
+        (square - mean.square()).clamp_min(0),
         (u * original).sum(1) / total,
         original.amax(1),
         (u * term.squared_distances).sum(1) / total,
@@ -483,8 +493,8 @@ class PosteriorMean:
     """Reduce to the posterior mean x̂ = Σ w x and the log-partition: a ``Posterior``."""
 
     honours_tolerance = True
-    means_only = True
-    """It asks terms for their ``peak`` and ``mean`` alone."""
+    needs = "mean"
+    """All that it asks terms for, beside their ``peak``; a reduction without this may ask for anything."""
 
     def start(self, layout: Layout) -> _MeanState:
         """Return the neutral state: no mass at all."""
@@ -524,6 +534,7 @@ class PosteriorMoments:
     """Reduce to mean, variance, entropy, largest weight and mean squared residual: ``Moments``."""
 
     honours_tolerance = False
+    needs = "moments"
 
     def start(self, layout: Layout) -> _MomentsState:
         """Return the neutral state: no mass at all."""
@@ -542,7 +553,7 @@ class PosteriorMoments:
             peak,
             found.mass,
             found.mean,
-            (found.square - found.mean.square()).clamp_min(0),
+            found.variance,
             log_mass - found.log_weight,  # H = L - E_w[ℓ - ln m], S12.1
             found.largest - log_mass,
             found.squared_residual,

@@ -1,4 +1,4 @@
-"""How windows meet windows: the comparisons of the local estimator, by matrix products or by the fused kernel (S5).
+"""How windows meet windows: the comparisons of the local estimator, by matrix products (S5).
 
 ``strata`` and their whiteners are those of ``lemmse.strata``.
 
@@ -6,14 +6,11 @@
 ``OneWhitener``       ‖Q_n⁺(v[ω_n'] - (B A x)[ω_n])‖ by a matrix product, where one whitener serves the stratum (S5.2)
 ``SeveralWhiteners``  the same by a product for each whitener
 ``ScaledWindows``     the same for a diagonal B, by one matrix product for all its whiteners
-``FusedWindows``      means alone, of all strata at once, where nothing is whitened: the kernel of ``lemmse._fused``
 ====================  =================================================================================================
 """
 
-import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple, final
@@ -24,10 +21,9 @@ from torch import Tensor
 
 from . import _device
 from ._types import LOG_WEIGHT_FLOOR
-from .reductions import ArrayValues, MeanTerm, Term, TermMoments, weighted_mean, weighted_moments
+from .reductions import ArrayValues, Term, TermMoments, weighted_mean, weighted_moments
 
 __all__ = [
-    "FusedWindows",
     "OneWhitener",
     "ScaledWindows",
     "SeveralWhiteners",
@@ -38,15 +34,6 @@ __all__ = [
 
 SKIP_SHARE = 0.7
 """Queries that no atom of a term can move are skipped where those that are left are at most this share."""
-
-FUSED_SHARE = 0.25
-"""The kernel makes the scores of all pairs, and pays where at least so many of them are within a stratum."""
-
-NORMED = 256
-"""Images whose windows' norms are computed at once."""
-
-FUSED_PAIRS = 2**26
-"""Pairs that a thread takes at once: about a tenth of a second."""
 
 
 class WindowQueries(NamedTuple):
@@ -229,7 +216,8 @@ class WindowTerm(Term):
 
     ``scores`` (q, K) and ``own`` (q,) as a ``WindowComparison`` gives them; ``inverse_variances`` (b,), 1/σ² of sigmas
     that share the scores (then a query for each of them, sigma-major), or ``None`` where the scores contain it.
-    ``columns`` (c + 1, K) are the values, and 1. The log-weights are own - scores, over σ², less ``half_log_pdet``.
+    ``columns`` (1 + 2c, K) are 1, the values and their squares. The log-weights are own - scores, over σ², less
+    ``half_log_pdet``.
     """
 
     log_multiplicity = None
@@ -239,7 +227,7 @@ class WindowTerm(Term):
         scores: Float[Tensor, "n K"],
         queries: WindowQueries,
         comparison: WindowComparison,
-        columns: Float[Tensor, "c1 K"],
+        columns: Float[Tensor, "m K"],
         *,
         inverse_variances: Float[Tensor, " b"] | None,
         first_image: int,
@@ -248,7 +236,8 @@ class WindowTerm(Term):
         self.inverse_variances, self.columns, self.first_image = inverse_variances, columns, first_image
         self.pixels, self.half_log_pdet = comparison.pixels, comparison.half_log_pdet
         self._by_scores = comparison.uniform and not scores.requires_grad  # then log-weights are never made
-        self.values = ArrayValues(columns[:-1].T)
+        self.channels = len(columns) // 2
+        self.values = ArrayValues(columns[1 : 1 + self.channels].T)
 
     @cached_property
     def _depths(self) -> Float[Tensor, "n K"]:
@@ -287,27 +276,25 @@ class WindowTerm(Term):
         """Return the sum of the weights in units of the peak, and the weighted mean of the centre pixels."""
         if not self._by_scores:
             return weighted_mean(self.peak, self.log_weights, self.values)
-        sums, _ = self._per_sigma(floor, self.columns, log_weights=False)
-        mass = sums[:, -1]
-        return mass, sums[:, :-1] / mass.where(mass > 0, 1.0)[:, None]
+        sums, _ = self._per_sigma(floor, self.columns[: 1 + self.channels], log_weights=False)
+        mass = sums[:, 0]
+        return mass, sums[:, 1:] / mass.where(mass > 0, 1.0)[:, None]
 
     def moments(self, floor: Float[Tensor, " q"]) -> TermMoments:
         """Return what ``PosteriorMoments`` needs."""
         if not self._by_scores:
             return weighted_moments(self)
-        c = len(self.columns) - 1
-        sums, log_weight = self._per_sigma(
-            floor, torch.cat([self.columns, self.columns[:-1].square()]), log_weights=True
-        )
-        mass = sums[:, c]
+        sums, log_weight = self._per_sigma(floor, self.columns, log_weights=True)
+        mass, c = sums[:, 0], self.channels
         total = mass.where(mass > 0, 1.0)
         log_weight = log_weight / total
         times = 1 if self.inverse_variances is None else len(self.inverse_variances)
         factor = self.factor if times == 1 else self.inverse_variances.repeat_interleave(len(self.scores))
         depth = (self.own - self._top) / self.factor
         residual = 2 * (depth.repeat(times) - log_weight / factor)
-        mean, square = sums[:, :c] / total[:, None], sums[:, c + 1 :] / total[:, None]
-        return TermMoments(mass, mean, square, log_weight, torch.zeros_like(mass), residual)
+        mean, square = sums[:, 1 : 1 + c] / total[:, None], sums[:, 1 + c :] / total[:, None]
+        variance = (square - mean.square()).clamp_min(0)
+        return TermMoments(mass, mean, variance, log_weight, torch.zeros_like(mass), residual)
 
     def mass(self, floor: Float[Tensor, " q"]) -> Float[Tensor, " q"]:
         """Return the sum of the weights in units of the peak."""
@@ -360,93 +347,3 @@ class WindowTerm(Term):
         if factor is not None:
             relative *= factor
         return relative.clamp_(LOG_WEIGHT_FLOOR, 0.0)
-
-
-# -------------------------------------------------------------------------------------------------------- fused kernel
-
-
-class FusedChunk(NamedTuple):
-    """Images as the kernel takes them."""
-
-    keys: Float[Tensor, "k c_v h w"]
-    half_norms: Float[Tensor, "k h w"]
-    values: Float[Tensor, "k c h w"]
-
-
-@final
-class FusedWindows:
-    """Posterior means by the fused kernel, where windows are compared as they are, but for entries that none shows.
-
-    ``fits`` says for which strata, with numba installed. v is taken as it comes, centred or not.
-    """
-
-    def __init__(self, strata: Sequence[Any], image_shape: tuple[int, ...], patch_size: int, boundary: str):
-        c, h, w = image_shape
-        self.patch_size, self.boundary = patch_size, boundary
-        labels, half_log_pdet = torch.empty(h * w, dtype=torch.int32), torch.empty(h * w)
-        shown = torch.zeros(h * w, c)
-        centres = torch.arange(c) * patch_size**2 + patch_size**2 // 2  # of a window's entries
-        for label, stratum in enumerate(strata):
-            labels[stratum.pixels] = label
-            half_log_pdet[stratum.pixels] = stratum.classes[0].whitener.log_pdet / 2
-            shown[stratum.pixels] = torch.isin(centres, stratum.kept).float()
-        self.labels, self.half_log_pdet = labels.reshape(h, w).numpy(), half_log_pdet.reshape(h, w)
-        self.shown = shown.T.reshape(c, h, w)
-        self.squared_gain = max(_gains(strata)) ** 2
-
-    @staticmethod
-    def fits(strata: Sequence[Any]) -> bool:
-        """Return whether windows are compared as they are, or all scaled by one number, and most pairs are compared."""
-        if importlib.util.find_spec("numba") is None or any(len(s.classes) > 1 or s.mixes for s in strata):
-            return False
-        pairs, pixels = (sum(len(s.pixels) ** power for s in strata) for power in (2, 1))
-        return len(_gains(strata)) == 1 and pairs >= FUSED_SHARE * pixels**2
-
-    def chunk(self, keys: Float[Tensor, "k c_v h w"], values: Float[Tensor, "k c h w"]) -> FusedChunk:
-        """Return images, and B A of them, as the kernel takes them."""
-        keys = self._shown_of(keys)
-        half_norms = torch.cat([self._half_norms(some) for some in keys.split(NORMED)])
-        return FusedChunk(keys, half_norms, values.contiguous())
-
-    def terms(
-        self, v: Float[Tensor, "c h w"], inverse_variances: Float[Tensor, " b"], chunks: Iterable[FusedChunk]
-    ) -> Iterator[MeanTerm]:
-        """Yield the means of a few images at a time for all sigmas of one v, sigma-major.
-
-        Images are shared out among as many threads as torch has; each part starts from the best scores of those before,
-        so that the answer is always the same for as many threads.
-        """
-        from ._fused import WindowMeans  # not at the top: numba is optional, and takes a second to load
-
-        threads = torch.get_num_threads()
-        v = self._shown_of(v)
-        factors = inverse_variances * self.squared_gain
-        pairs = WindowMeans(v.numpy(), self.labels, factors.numpy(), self.patch_size, self.boundary)
-        own, top = self._half_norms(v[None])[0], torch.full(v.shape[1:], -torch.inf)
-        size = max(1, FUSED_PAIRS // v[0].numel() ** 2) * threads
-        with ThreadPoolExecutor(threads) as pool:
-            for chunk in chunks:
-                for some in zip(*(x.split(size) for x in chunk), strict=True):
-                    parts = zip(*(x.tensor_split(threads) for x in some), strict=True)
-                    jobs = [(*(x.numpy() for x in part), top.numpy()) for part in parts if len(part[0])]
-                    for found in pool.map(lambda job: pairs.over(*job), jobs):
-                        best, mass, mean = (torch.from_numpy(x).float() for x in found)
-                        top = torch.maximum(top, best)
-                        peak = -factors[:, None, None] * (own - best) - self.half_log_pdet
-                        yield MeanTerm(peak.flatten(), mass.flatten(), mean.flatten(0, 2))
-
-    def _shown_of(self, v: Float[Tensor, "*k c h w"]) -> Float[Tensor, "*k c h w"]:
-        """Return v, black where no window shows it."""
-        return (v if self.shown.all() else v * self.shown).contiguous()
-
-    def _half_norms(self, v: Float[Tensor, "k c h w"]) -> Float[Tensor, "k h w"]:
-        """Return ½‖v[ω_n]‖² of every window."""
-        half = self.patch_size // 2
-        mode = "circular" if self.boundary == "circular" else "constant"
-        padded = torch.nn.functional.pad(v.square().sum(1, keepdim=True), 4 * (half,), mode=mode)
-        return torch.nn.functional.avg_pool2d(padded, self.patch_size, stride=1)[:, 0] * (self.patch_size**2 / 2)
-
-
-def _gains(strata: Sequence[Any]) -> set[float]:
-    """Return the different scales of all entries that windows show."""
-    return {scale for s in strata for scale in s.classes[0].whitener.scale.tolist()} or {1.0}

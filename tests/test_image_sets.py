@@ -113,7 +113,7 @@ def test_a_call_is_one_pass(kind, memory, counted, generator):
 def test_groups_of_measurements_share_a_pass(kind, counted, monkeypatch, generator):
     """Where the memory limit, or the kernel, takes measurements one after the other, a chunk serves them all."""
     monkeypatch.setattr(le.estimators, "FUSED_FROM", 0)
-    monkeypatch.setattr(le.windows, "FUSED_SHARE", 0)
+    monkeypatch.setattr(le.means, "GROUP_COST", 1e9)  # of products, so that the kernel is taken
     monkeypatch.setattr(le.estimators._GlobalEstimator, "_queries_at_once", 1)
     monkeypatch.setattr(le.LocalEquivariantMMSE, "_measurements_at_once", 1)
     counted.images = counted.images.float()

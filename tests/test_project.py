@@ -331,9 +331,9 @@ def test_nothing_tracked_names_a_machine(tracked):
 
 FLOORS = {
     0: {"_device", "_types", "_progress", "exercises"},
-    1: {"_factors", "_fused", "image_sets", "patches", "metrics", "gaussians", "reductions", "optics"},
-    2: {"_screen", "data", "operators"},
-    3: {"_checks", "kernels", "screen", "strata", "windows"},
+    1: {"_compiled", "_factors", "image_sets", "patches", "metrics", "gaussians", "reductions", "optics"},
+    2: {"_fused", "_screen", "data", "operators"},
+    3: {"_checks", "kernels", "means", "screen", "strata", "windows"},
     4: {"estimators", "networks"},
     5: {"explain", "bounds", "blind", "training", "pretrained", "distributed"},
     6: {"figures"},
