@@ -16,7 +16,7 @@ from operators_registry import FORWARD
 from problems import assert_same, measured, training_set
 
 COUNT, SIGMA = 23, 0.5
-REDUCTIONS = [le.PosteriorMean(), le.PosteriorMoments(), le.TopSources(3), le.TopImages(2)]
+REDUCTIONS = [le.PosteriorMean(), le.PosteriorMoments(), le.TopSources(3)]
 ESTIMATORS = {
     "MMSE": le.MMSE,
     "EquivariantMMSE": le.EquivariantMMSE,
