@@ -144,12 +144,12 @@ class ChunkedImages:
         self.source = _checked_source(source)
         self._lock, self._idle = threading.Lock(), []
         self._counts, self._checksums = array("Q"), array("L")
-        first = next(self._chunks(), None)
+        first = next(_chunks_of(self.source), None)
         if first is None:
-            raise ValueError(f"images must hold at least one image: {self._name} gave no chunk.")
+            raise ValueError(f"images must hold at least one image: {_name_of(self.source)} gave no chunk.")
         self._image_shape, self.dtype, self.device = tuple(first.shape[1:]), first.dtype, first.device
         head, checksum, count = first[:CENTRE_SAMPLE].clone(), _checksum(first), 0
-        for chunk in progress(self._chunks(), description="First pass", unit="chunk", total=_length(source)):
+        for chunk in progress(_chunks_of(self.source), description="First pass", unit="chunk", total=_length(source)):
             self._check_like_the_first(checked_values(chunk, count))
             self._counts.append(len(chunk))
             count += len(chunk)
@@ -168,12 +168,12 @@ class ChunkedImages:
         if start >= stop:
             return self.head[:0]
         reading = self._resumed(start)
-        found = reading.read(start, stop)
+        found = reading.read(self, start, stop)
         self._keep(reading)  # not where reading raised
         return found
 
     def __repr__(self) -> str:
-        return f"ChunkedImages({self._name} of {len(self._counts)} chunks, {self.shape})"
+        return f"ChunkedImages({_name_of(self.source)} of {len(self._counts)} chunks, {self.shape})"
 
     def __getstate__(self) -> dict:
         """Return what travels: a pass that has begun and a lock do not."""
@@ -181,10 +181,6 @@ class ChunkedImages:
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__ |= state | {"_lock": threading.Lock()}
-
-    @property
-    def _name(self) -> str:
-        return getattr(self.source, "__name__", type(self.source).__name__)
 
     def _resumed(self, start: int) -> "_Pass":
         """Return the pass that is nearest before an image, which now is the caller's alone, or a new one."""
@@ -194,7 +190,7 @@ class ChunkedImages:
                 nearest = max(able, key=lambda each: each.at)
                 self._idle.remove(nearest)
                 return nearest
-        return _Pass(self)
+        return _Pass(self.source)
 
     def _keep(self, reading: "_Pass") -> None:
         """Let a pass wait for its next slice, unless it has ended."""
@@ -203,29 +199,13 @@ class ChunkedImages:
                 dropped, self._idle = self._idle[: 1 - IDLE_PASSES], [*self._idle[1 - IDLE_PASSES :], reading]
             del dropped  # may end processes or close files: not while others wait
 
-    def _chunks(self) -> Iterator[Tensor]:
-        """Yield the chunks of a new pass as tensors."""
-        chunks = self.source if isinstance(self.source, Iterable) else self.source()
-        if not isinstance(chunks, Iterable):
-            raise ValueError(f"images() must return an iterator of chunks: {self._name} gave {type(chunks).__name__}.")
-        for i, chunk in enumerate(chunks):
-            images = chunk[0] if isinstance(chunk, tuple | list) and len(chunk) else chunk
-            if not isinstance(images, Tensor | np.ndarray) or images.ndim != 4 or min(images.shape[1:]) < 1:
-                came = tuple(images.shape) if isinstance(images, Tensor | np.ndarray) else type(images).__name__
-                raise ValueError(
-                    f"A chunk of images must be a tensor (k, c, h, w), or a tuple that begins with one: chunk {i} of "
-                    f"{self._name} is {came}.{_advice(images)}"
-                )
-            if len(images):
-                yield _intensities(images)
-
     def _check_like_the_first(self, chunk: Tensor) -> None:
         found = tuple(chunk.shape[1:]), chunk.dtype, chunk.device
         wanted = self._image_shape, self.dtype, self.device
         if found != wanted:
             raise ValueError(
-                f"Chunks of images must have one shape, dtype and device: chunk {len(self._counts)} of {self._name} is "
-                f"(k, {', '.join(map(str, found[0]))}) of {found[1]} on {found[2]}, chunk 0 was "
+                f"Chunks of images must have one shape, dtype and device: chunk {len(self._counts)} of "
+                f"{_name_of(self.source)} is (k, {', '.join(map(str, found[0]))}) of {found[1]} on {found[2]}, chunk 0 was "
                 f"(k, {', '.join(map(str, wanted[0]))}) of {wanted[1]} on {wanted[2]}."
             )
 
@@ -240,8 +220,8 @@ class ChunkedImages:
 
     def _refuse(self, what: str) -> NoReturn:
         raise RuntimeError(
-            f"images must be the same in every pass, and {self._name} is not: {what}. A DataLoader needs shuffle=False "
-            "and a data set without random changes; a function must return a new iterator each time it is called."
+            f"images must be the same in every pass, and {_name_of(self.source)} is not: {what}. A DataLoader needs "
+            "shuffle=False and a data set without random changes; a function must return a new iterator each time it is called."
         )
 
 
@@ -258,41 +238,68 @@ class HeldImages:
 
 
 class _Pass:
-    """A pass over the chunks of a set: ``at`` counts the images behind it, and ``rest`` is what is left of a chunk."""
+    """A pass over chunks: ``at`` counts the images behind it, and ``rest`` is what is left of a chunk.
 
-    def __init__(self, images: ChunkedImages):
-        self.images, self.chunks = images, images._chunks()
-        self.at, self.taken, self.rest = 0, 0, images.head[:0]
+    It does not know its set, which may wait for it: so both go when the set does, with files and processes they opened.
+    """
 
-    def read(self, start: int, stop: int) -> Float[Tensor, "k c h w"]:
+    def __init__(self, source: Any):
+        self.chunks = _chunks_of(source)
+        self.at, self.taken, self.rest = 0, 0, None
+
+    def read(self, images: ChunkedImages, start: int, stop: int) -> Float[Tensor, "k c h w"]:
         """Return images from where the pass is, or further ahead; one chunk at a time is held beside them."""
         while self.at < start:
-            self._next(start - self.at)
-        found = self._next(stop - start)
+            self._next(images, start - self.at)
+        found = self._next(images, stop - start)
         if len(found) < stop - start:
             whole, filled = found.new_empty(stop - start, *found.shape[1:]), len(found)
             whole[:filled] = found
             while self.at < stop:
-                found = self._next(stop - self.at)
+                found = self._next(images, stop - self.at)
                 whole[filled : filled + len(found)] = found
                 filled += len(found)
             found = whole
-        if self.at == self.images.shape[0] and (more := next(self.chunks, None)) is not None:
-            self.images._check_again(self.taken, more)
+        if self.at == images.shape[0] and (more := next(self.chunks, None)) is not None:
+            images._check_again(self.taken, more)
         return found
 
-    def _next(self, most: int) -> Tensor:
+    def _next(self, images: ChunkedImages, most: int) -> Tensor:
         """Return the next images, at most so many: those that are left of a chunk, or some of the next one."""
-        if not len(self.rest):
+        if self.rest is None:
             self.rest = next(self.chunks, None)
             if self.rest is None:
-                self.images._refuse(f"it ended after {self.at} of its {self.images.shape[0]} images")
-            self.images._check_again(self.taken, self.rest)
+                images._refuse(f"it ended after {self.at} of its {images.shape[0]} images")
+            images._check_again(self.taken, self.rest)
             self.taken += 1
         found, rest = self.rest[:most], self.rest[most:]
-        self.rest = rest if len(rest) else self.images.head[:0]  # an empty rest would hold on to its chunk
+        self.rest = rest if len(rest) else None  # an empty rest would hold on to its chunk
         self.at += len(found)
         return found
+
+
+def _chunks_of(source: Any) -> Iterator[Tensor]:
+    """Yield the chunks of a new pass as tensors."""
+    chunks = source if isinstance(source, Iterable) else source()
+    if not isinstance(chunks, Iterable):
+        raise ValueError(
+            f"images() must return an iterator of chunks: {_name_of(source)} gave {type(chunks).__name__}."
+        )
+    for i, chunk in enumerate(chunks):
+        images = chunk[0] if isinstance(chunk, tuple | list) and len(chunk) else chunk
+        if not isinstance(images, Tensor | np.ndarray) or images.ndim != 4 or min(images.shape[1:]) < 1:
+            came = tuple(images.shape) if isinstance(images, Tensor | np.ndarray) else type(images).__name__
+            raise ValueError(
+                f"A chunk of images must be a tensor (k, c, h, w), or a tuple that begins with one: chunk {i} of "
+                f"{_name_of(source)} is {came}.{_advice(images)}"
+            )
+        if len(images):
+            yield _intensities(images)
+
+
+def _name_of(source: Any) -> str:
+    """Return what errors call a source."""
+    return getattr(source, "__name__", type(source).__name__)
 
 
 def _bounds(index: Any, count: int) -> tuple[int, int]:

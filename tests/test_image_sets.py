@@ -174,6 +174,22 @@ class TestSlices:
         assert counted.begun == before + 19
         assert len(images._idle) == le.image_sets.IDLE_PASSES
 
+    def test_passes_end_with_their_set(self):
+        """And with them the files and processes that they opened."""
+        ended = []
+
+        def chunks():
+            try:
+                yield from training_set(count=COUNT).split(4)
+            finally:
+                ended.append(True)
+
+        images = ChunkedImages(chunks)
+        images[0:9]
+        assert len(ended) == 2
+        del images
+        assert len(ended) == 3
+
     def test_other_indices(self, counted, unchecked_shapes):
         for images in (ChunkedImages(counted), ArrayImages(counted.images.numpy())):
             for index in (3, slice(0, 9, 2), [1, 2]):
