@@ -205,8 +205,8 @@ class ChunkedImages:
         if found != wanted:
             raise ValueError(
                 f"Chunks of images must have one shape, dtype and device: chunk {len(self._counts)} of "
-                f"{_name_of(self.source)} is (k, {', '.join(map(str, found[0]))}) of {found[1]} on {found[2]}, chunk 0 was "
-                f"(k, {', '.join(map(str, wanted[0]))}) of {wanted[1]} on {wanted[2]}."
+                f"{_name_of(self.source)} is (k, {', '.join(map(str, found[0]))}) of {found[1]} on {found[2]}, chunk "
+                f"0 was (k, {', '.join(map(str, wanted[0]))}) of {wanted[1]} on {wanted[2]}."
             )
 
     def _check_again(self, i: int, chunk: Tensor) -> None:
@@ -221,7 +221,8 @@ class ChunkedImages:
     def _refuse(self, what: str) -> NoReturn:
         raise RuntimeError(
             f"images must be the same in every pass, and {_name_of(self.source)} is not: {what}. A DataLoader needs "
-            "shuffle=False and a data set without random changes; a function must return a new iterator each time it is called."
+            "shuffle=False and a data set without random changes; a function must return a new iterator "
+            "each time it is called."
         )
 
 
