@@ -332,7 +332,7 @@ def test_nothing_tracked_names_a_machine(tracked):
 FLOORS = {
     0: {"_device", "_types", "_progress", "exercises"},
     1: {"_compiled", "_factors", "image_sets", "patches", "metrics", "gaussians", "reductions", "optics"},
-    2: {"_fused", "_screen", "data", "operators"},
+    2: {"_fused", "_screen", "_weighing", "data", "operators"},
     3: {"_checks", "kernels", "means", "screen", "strata", "windows"},
     4: {"estimators", "networks"},
     5: {"explain", "bounds", "blind", "training", "pretrained", "distributed"},
