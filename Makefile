@@ -1,11 +1,12 @@
 # Everything runs in .venv, which the first command makes. Another Python: make PYTHON=python3.12 test
-# One topic of the benchmarks: make bench ONLY=equivariant
+# One topic of the benchmarks: make bench ONLY=equivariant; all of them, small and quick: make bench QUICK=1
 # A given build of PyTorch (CPU, CUDA): make TORCH_INDEX=https://... lab; see "Install" in README.md.
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 LAB_FLAGS ?=
 ONLY ?=
+QUICK ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
@@ -31,8 +32,8 @@ test-colab: .venv/.test  ## run the widgets' and notebooks' tests under Colab's 
 test-deepinv: .venv-deepinv/.made  ## run the tests with deepinv's own operators (several GB)
 	@.venv-deepinv/bin/python -m pytest tests/optional
 
-bench: .venv/.test  ## measure time and memory beside the alternatives (ONLY=equivariant: one topic)
-	@$(BIN)/python -m benchmarks $(ONLY)
+bench: .venv/.bench  ## measure time and memory beside the alternatives (QUICK=1: 3 minutes; ONLY=peers: one topic)
+	@$(BIN)/python -m benchmarks $(ONLY) $(if $(QUICK),--quick,$(if $(ONLY),,--write))
 
 notebooks: .venv/.notebooks  ## regenerate every .ipynb, with outputs, from its .py
 	@$(BIN)/python scripts/notebooks.py
@@ -45,7 +46,7 @@ format: .venv/.test  ## mend what `make lint` can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-constraints: .venv/.test  ## pin in constraints.txt what .venv holds
+constraints: .venv/.bench  ## pin in constraints.txt what .venv holds
 	@{ head -1 constraints.txt; $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+[a-z0-9]*$$//'; } > .venv/constraints
 	@mv .venv/constraints constraints.txt
 
@@ -73,6 +74,11 @@ clean:  ## remove the environments and all caches
 .venv/.test: .venv/.torch
 	@$(PIP) --quiet --no-build-isolation --editable '.[test,lint,scripts]'
 	@touch .venv/.notebooks $@
+
+# What the estimators are measured against; what cannot be installed is named as missing.
+.venv/.bench: .venv/.test
+	@$(PIP) --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --no-build-isolation --editable '.[bench]' \
+	    && touch $@ || echo "Not all of the extra bench could be installed: measuring without what is missing"
 
 # An environment of its own: torchvision, which deepinv needs, must come from where torch does.
 .venv-deepinv/.made: .venv/.python pyproject.toml constraints.txt

@@ -195,4 +195,8 @@ def augmentation(sigma: float) -> Group:
     )
 
 
-GROUPS = (at_64(0.1), at_64(0.5), at_28(0.1), at_28(0.5), dense(0.5), augmentation(0.5))
+def groups(quick: bool) -> tuple[Group, ...]:
+    """Return all groups, or a small one."""
+    if quick:
+        return (augmentation(0.5),)
+    return (at_64(0.1), at_64(0.5), at_28(0.1), at_28(0.5), dense(0.5), augmentation(0.5))

@@ -57,6 +57,10 @@ class Scene:
     x: Tensor
     name: str
 
+    def first(self, count: int) -> "Scene":
+        """Return the scene with so many of its images."""
+        return Scene(self.images[:count], self.x, self.name)
+
     def measured(self, physics: Any, sigma: float) -> Tensor:
         """Return y = A x + σ n, with the noise of a fixed seed."""
         clean = physics.A(self.x)

@@ -22,3 +22,11 @@ def holds_64_megabytes_for_a_moment(problem):
 
 def fails(problem):
     raise ValueError("no such thing")
+
+
+def counts(problem):
+    return lambda asked: torch.tensor([float(asked), 1.0])
+
+
+def right_numbers(problem):
+    return lambda: {1: torch.tensor([1.01, 1.0]), 10: torch.tensor([9.98, 1.0])}

@@ -1,0 +1,202 @@
+"""What a run of all benchmarks leaves behind: a results file, and from it the README's table and picture of speed.
+
+`python -m benchmarks.report` draws both anew from the results file.
+"""
+
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .peers import ATTENTION, BARE, CERTIFIED, DENSE, KEOPS, LOOP, OURS, PRODUCTS
+from .table import Table, Verdict, aligned
+
+__all__ = ["PATHS", "Glance", "Report", "draw", "publish", "section"]
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PICTURE, README = ROOT / "benchmarks" / "results.md", ROOT / "docs" / "speed.svg", ROOT / "README.md"
+
+PATHS = {
+    OURS: "ours, exact",
+    CERTIFIED: "ours, within 0.001",
+    PRODUCTS: "ours, without numba",
+    ATTENTION: "PyTorch's fused attention",
+    LOOP: "streamed loop",
+    DENSE: "dense PyTorch",
+    KEOPS: "KeOps",
+    BARE: "bare products",
+}
+"""The cases of ``peers`` in the table of speed, and what they are called there."""
+
+HEADING = "## Speed, in millions of pairs of windows a second"
+START, END = "<!-- speed: written by `make bench` -->", "<!-- /speed -->"
+
+
+@dataclass(frozen=True)
+class Glance:
+    """Millions of pairs a second by setting and path, ``None`` where a peer was not measured; and on what machine."""
+
+    machine: str
+    speeds: dict[str, dict[str, float | None]]
+
+    @classmethod
+    def of(cls, machine: str, tables: list[Table]) -> "Glance":
+        """Return what tables of ``peers`` say."""
+        speeds = {}
+        for table in tables:
+            images, size, side = re.search(r"D = (\d+) images of (\S+) .*P = (\d+)$", table.title).groups()
+            found = {PATHS[row.label]: table.work.count / row.seconds / 1e6 for row in table.rows if row.label in PATHS}
+            speeds[f"{size}, P = {side}, D = {images}"] = {path: found.get(path) for path in PATHS.values()}
+        return cls(machine, speeds)
+
+    def table(self) -> str:
+        """Return the table in Markdown."""
+        paths = list(PATHS.values())
+        lines = [["images and windows", *paths], ["---", *["---:"] * len(paths)]]
+        for setting, speeds in self.speeds.items():
+            lines.append([setting, *("–" if (s := speeds[path]) is None else f"{s:.3g}" for path in paths)])
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+    def __str__(self) -> str:
+        return f"{HEADING}\n\n{self.machine}\n\n{self.table()}"
+
+    @classmethod
+    def read(cls, results: str) -> "Glance":
+        """Return what stands in a results file."""
+        machine, table = re.search(rf"^{HEADING}\n\n(.*)\n\n((?:\|.*\n)+)", results, re.MULTILINE).groups()
+        header, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+        speeds = {
+            setting: {path: None if v == "–" else float(v) for path, v in zip(header[1:], values, strict=True)}
+            for setting, *values in lines
+        }
+        return cls(machine, speeds)
+
+    @property
+    def alt(self) -> str:
+        """Return the picture's alternative text."""
+        said = []
+        for setting, speeds in self.speeds.items():
+            measured = (f"{path} {speed:.3g}" for path, speed in speeds.items() if speed is not None)
+            said.append(f"{setting}: {', '.join(measured)}")
+        return f"Millions of pairs of windows a second, on a logarithmic axis. {'. '.join(said)}."
+
+
+@dataclass
+class Report:
+    """The tables of a run, as they come, and the targets in them."""
+
+    machine: str
+    started: float = field(default_factory=time.monotonic)
+    tables: list[tuple[str, Table]] = field(default_factory=list)
+
+    def add(self, topic: str, table: Table) -> None:
+        """Take in a table."""
+        self.tables.append((topic, table))
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Return every target as it came out."""
+        return [verdict for _, table in self.tables for verdict in table.verdicts]
+
+    def closing(self, markdown: bool = False) -> str:
+        """Return the list of every target, by problem: met or MISSED, with what was measured."""
+        found = self.verdicts
+        count = {mark: sum(verdict.mark == mark for verdict in found) for mark in ("met", "MISSED", "not measured")}
+        said = f"Targets: {', '.join(f'{n} {mark}' for mark, n in count.items())}"
+        parts = [f"## {said}" if markdown else said]
+        for title in dict.fromkeys(verdict.title for verdict in found):
+            rows = [[v.mark, v.target, v.measured] for v in found if v.title == title]
+            if markdown:
+                lines = ["|  | target | measured |", "| --- | --- | ---: |"]
+                lines += [f"| {_bold(mark)} | {target} | {measured} |" for mark, target, measured in rows]
+                parts.append("\n".join([f"### {title}", "", *lines]))
+            else:
+                parts.append(aligned(title, [["", "measured", "target"], *([m, x, t] for m, t, x in rows)]))
+        return "\n\n".join(parts)
+
+    def __str__(self) -> str:
+        minutes = (time.monotonic() - self.started) / 60
+        about = f"Written by `make bench`, in {minutes:.0f} minutes. CONTRIBUTING.md says how to read it."
+        peers = [table for topic, table in self.tables if topic == "peers"]
+        parts = [
+            "# What `make bench` measured",
+            about,
+            str(Glance.of(self.machine, peers)),
+            self.closing(markdown=True),
+        ]
+        for topic in dict.fromkeys(topic for topic, _ in self.tables):
+            parts.append(f"## `{topic}`")
+            parts += [table.markdown() for of, table in self.tables if of == topic]
+        return "\n\n".join(parts) + "\n"
+
+    def write(self, path: Path = RESULTS) -> Path:
+        """Write the results file and return its path."""
+        path.write_text(str(self))
+        return path
+
+
+def _bold(mark: str) -> str:
+    return f"**{mark}**" if mark == "MISSED" else mark
+
+
+# --------------------------------------------------------------------------------------------------------------- README
+
+
+ABOUT = """Millions of pairs of windows a second, denoising at σ = 0.1 in float32: a pair is a window of the measurement
+and one of an image, and an estimate needs them all. *Within 0.001* is the certified path, `tolerance=1e-3`. All
+targets, and what missed them, stand in [benchmarks/results.md](benchmarks/results.md)."""
+
+
+def section(glance: Glance) -> str:
+    """Return what the README says of speed."""
+    picture = f'<img src="docs/{PICTURE.name}" alt="{glance.alt}">'
+    return "\n".join([START, picture, "", ABOUT, "", glance.table(), "", f"({glance.machine}.)", END])
+
+
+def publish(results: Path = RESULTS, readme: Path = README, picture: Path = PICTURE) -> None:
+    """Draw the picture and write the README's section, both from a results file."""
+    glance = Glance.read(results.read_text())
+    text = readme.read_text()
+    before, rest = text.split(START)
+    _, after = rest.split(END)
+    readme.write_text(before + section(glance) + after)
+    draw(glance).save(picture)
+
+
+MARKERS = {
+    "ours, exact": ("o", "#0072B2", True),
+    "ours, within 0.001": ("D", "#009E73", True),
+    "ours, without numba": ("s", "#0072B2", False),
+    "PyTorch's fused attention": ("^", "#D55E00", True),
+    "streamed loop": ("v", "#D55E00", False),
+    "dense PyTorch": ("P", "#AA3377", True),
+    "KeOps": ("X", "#000000", True),
+    "bare products": ("|", "#000000", True),
+}
+"""Shape, colour and whether it is filled: no two paths differ by colour alone."""
+
+
+def draw(glance: Glance) -> Any:
+    """Return the picture: a line per setting, a mark per path, on a light ground of its own."""
+    from lemmse import figures  # not at the top: the processes of the cases draw nothing
+
+    figure = figures.figure(8.4, 0.9 + 0.55 * len(glance.speeds))
+    axes = figure.subplots()
+    for path, (marker, colour, filled) in MARKERS.items():
+        points = [(speeds[path], at) for at, speeds in enumerate(glance.speeds.values()) if speeds.get(path)]
+        if points:
+            face = colour if filled else "none"
+            size = 14 if marker == "|" else 8
+            options = {"markersize": size, "markerfacecolor": face, "markeredgecolor": colour, "markeredgewidth": 1.6}
+            axes.plot(*zip(*points, strict=True), marker, label=path, clip_on=False, **options)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(glance.speeds)), list(glance.speeds))
+    axes.set_ylim(len(glance.speeds) - 0.5, -0.5)
+    axes.set_xlabel("millions of pairs of windows a second (more is faster)")
+    figure.legend(loc="outside right upper", frameon=False)
+    return figures.picture(figure, alt=glance.alt)
+
+
+if __name__ == "__main__":
+    publish()
