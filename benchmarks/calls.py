@@ -126,7 +126,7 @@ def _problem(setting: Setting, asked: str) -> Problem:
     return replace(setting.problem(), asked=asked)
 
 
-IMAGES = (400, 400, 250, 250, 20)
+IMAGES = (240, 240, 160, 160, 16)
 """Images at each setting: a call takes some tenths of a second."""
 
 

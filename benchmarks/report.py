@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .peers import ATTENTION, BARE, CERTIFIED, DENSE, KEOPS, LOOP, OURS, PRODUCTS
+from .peers import ATTENTION, BARE, CERTIFIED, DENSE, KEOPS, OURS, PRODUCTS
 from .table import Table, Verdict, aligned
 
 __all__ = ["PATHS", "Glance", "Report", "draw", "publish", "section"]
@@ -22,7 +22,6 @@ PATHS = {
     CERTIFIED: "ours, within 0.001",
     PRODUCTS: "ours, without numba",
     ATTENTION: "PyTorch's fused attention",
-    LOOP: "streamed loop",
     DENSE: "dense PyTorch",
     KEOPS: "KeOps",
     BARE: "bare products",
@@ -169,7 +168,6 @@ MARKERS = {
     "ours, within 0.001": ("D", "#009E73", True),
     "ours, without numba": ("s", "#0072B2", False),
     "PyTorch's fused attention": ("^", "#D55E00", True),
-    "streamed loop": ("v", "#D55E00", False),
     "dense PyTorch": ("P", "#AA3377", True),
     "KeOps": ("X", "#000000", True),
     "bare products": ("|", "#000000", True),

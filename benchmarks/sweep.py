@@ -1,7 +1,7 @@
 """Our exact and our certified path from little noise to much, for three pre-inverses.
 
 The certified path leaves out windows that provably move no mean by more than a thousandth, where that is faster, and is
-the exact one elsewhere. For denoising with windows of 11 pixels, at full size, it is held against the exact path by
+the exact one elsewhere. For denoising with windows of 11 pixels it is held against the exact path by
 matrix products, too; other pre-inverses are measured on fewer images.
 """
 
@@ -56,7 +56,7 @@ def sweep(setting: Setting, name: str, products: bool = False, sigmas: tuple[flo
     truth = partial(exact_rows, sigmas=sigmas)
     if pre_inverse is not None:
         truth = partial(exact_means, physics=physics, pre_inverse=pre_inverse, sigmas=sigmas)
-    return Group(partial(_problem, setting, name), tuple(cases), setting.work, truth)
+    return Group(partial(_problem, setting, name), tuple(cases), setting.work, truth, repeats=3)
 
 
 _PATHS = ({}, {"numba": False}, {"tolerance": TOLERANCE})
@@ -78,8 +78,8 @@ def _problem(setting: Setting, name: str) -> Problem:
     return replace(setting.problem(), asked=name)
 
 
-OTHERS = (200, 200, 120, 120, 12)
-"""Images at each setting for other pre-inverses, and for float64."""
+IMAGES, OTHERS = (1000, 1000, 500, 500, 100), (100, 100, 60, 60, 6)
+"""Images at each setting for denoising, and for other pre-inverses, which are compared with float64 in all pixels."""
 
 
 def groups(quick: bool) -> tuple[Group, ...]:
@@ -87,10 +87,8 @@ def groups(quick: bool) -> tuple[Group, ...]:
     if quick:
         small, few = SETTINGS[0].of(60), (0.1, 1.0)
         return (sweep(SETTINGS[3].of(100), "B = Id", True, few), sweep(small, "centre hole, B = A⁺", sigmas=few))
-    found = [sweep(setting, "B = Id", setting.patch_size == 11) for setting in _AT_FULL_SIZE]
-    for name in list(PRE_INVERSES)[1:]:
-        found += [sweep(setting.of(count), name) for setting, count in zip(SETTINGS, OTHERS, strict=True)]
+    found = []
+    for name in PRE_INVERSES:
+        for setting, count in zip(SETTINGS, IMAGES if name == "B = Id" else OTHERS, strict=True):
+            found.append(sweep(setting.of(count), name, name == "B = Id" and setting.patch_size == 11))
     return tuple(found)
-
-
-_AT_FULL_SIZE = tuple(s.of(s.images // 2) if s.patch_size == 5 else s for s in SETTINGS)

@@ -55,14 +55,14 @@ class Effort:
     ``threads`` of PyTorch, ``None`` for its own choice.
     """
 
-    repeats: int = 7
-    patience: float = 8.0
+    repeats: int = 5
+    patience: float = 5.0
     fewest: int = 3
     threads: int | None = None
 
 
-WARM = 8.0
-"""Seconds of a run from which on what only the first run does is of no weight: then it counts."""
+WARM, ALIKE = 3.0, 1.1
+"""A warming-up that took so many seconds counts as a run if it took at most so much longer than the slowest other."""
 
 THOROUGH, QUICK = Effort(), Effort(repeats=2, patience=1.0, fewest=1)
 
@@ -228,6 +228,7 @@ class Group:
 
     ``truth(problem)`` returns a function that gives the answer to compare with, or one for each thing that is
     ``asked``. ``once`` is for memory: then every case is run once, without warming up.
+    ``repeats`` are the most runs of a case, where they are to be fewer than elsewhere.
     """
 
     load: Callable[[], Any]
@@ -236,6 +237,7 @@ class Group:
     truth: Callable[[Any], Callable[[], Any]] | None = None
     claims: tuple[Claim, ...] = ()
     once: bool = False
+    repeats: int | None = None
 
     def measured(self, effort: Effort) -> "Table":
         """Return the table of the group."""
@@ -389,8 +391,9 @@ def _duration(seconds: float) -> str:
 def measure(group: Group, effort: Effort = THOROUGH) -> Table:
     """Run the cases of a group, in turns, and return their table.
 
-    Each is run once before anything counts, unless that takes longer than WARM. Raises ``RuntimeError`` where a case
-    fails, other than one that ``needs`` modules, and where an answer is not that of the truth or of the reference.
+    Each is run once to warm up, which counts where it shows to be a long run like the others (WARM). Raises
+    ``RuntimeError`` where a case fails, other than one that ``needs`` modules, and where an answer is not that of the
+    truth or of the reference.
     """
     absent = [(case, f"{missing[0]} is not installed") for case in group.cases if (missing := case.missing)]
     cases = [case for case in group.cases if not case.missing]
@@ -413,11 +416,15 @@ def measure(group: Group, effort: Effort = THOROUGH) -> Table:
         title, *_ = first(lambda case: "title")  # all were started before the first is waited for
         first(lambda case: "prepare")
         warm = first(lambda case: ("run", case.asked), title)
-        runs = [[seconds] if group.once or seconds > WARM else [] for seconds in warm]
-        for turn in _progress(range(0 if group.once else effort.repeats), title, "turns"):
-            for seconds, case in zip(runs, cases, strict=True):
-                if len(seconds) <= turn and (len(seconds) < effort.fewest or sum(seconds) < effort.patience):
+        runs = [[seconds] if group.once else [] for seconds in warm]
+        repeats = 0 if group.once else min(effort.repeats, group.repeats or effort.repeats)
+        for turn in _progress(range(repeats), title, "turns"):
+            for before, seconds, case in zip(warm, runs, cases, strict=True):
+                done = seconds + [before] * alike(before, seconds)
+                if len(seconds) == turn and (len(done) < effort.fewest or sum(done) < effort.patience):
                     seconds.append(workers[id(case)].ask(("run", case.asked)))
+        for before, seconds in zip(warm, runs, strict=True):
+            seconds += [before] * (not group.once and alike(before, seconds))
         set_up = first(lambda case: "prepare")
         finished = first(lambda case: "finish")
     runs = [tuple(case.scale * s for s in seconds) for case, seconds in zip(cases, runs, strict=True)]
@@ -434,6 +441,11 @@ def measure(group: Group, effort: Effort = THOROUGH) -> Table:
             Row(case.label, set_up[at], runs[at], ratio, megabytes, difference, case.targets, resident, figures)
         )
     return Table(title, tuple(rows), group.work, group.claims, tuple(absent))
+
+
+def alike(before: float, seconds: list[float]) -> bool:
+    """Return whether a warming-up was a run like the others, too long to be warmed up for."""
+    return len(seconds) > 0 and WARM <= before <= ALIKE * max(seconds)
 
 
 def _started(group: Group, cases: list[Case], effort: Effort, stack: contextlib.ExitStack) -> dict[int, "_Worker"]:
@@ -481,7 +493,8 @@ class _Worker:
 
     def ask(self, request: Any) -> Any:
         """Return what the process answers."""
-        self.pipe.send(request)
+        with contextlib.suppress(ConnectionError):  # it has ended: `receive` says so
+            self.pipe.send(request)
         return self.receive()
 
     def once(self, request: Any) -> Any:

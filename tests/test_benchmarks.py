@@ -24,6 +24,7 @@ from benchmarks.table import (
     Row,
     Table,
     Work,
+    alike,
     at_least,
     at_most,
     certified,
@@ -99,6 +100,13 @@ def test_targets_over_other_rows_and_claims_about_several():
         ("not measured", "d: ≥ 90% certified", "–"),
         ("MISSED", "a + b ÷ c ≤ 4", "4.55"),
     ]
+
+
+def test_a_long_warming_up_counts_as_a_run_if_it_was_one():
+    assert alike(20.0, [19.0, 18.5])
+    assert not alike(20.0, [1.0, 2.0]), "the first run compiled"
+    assert not alike(1.0, [1.0, 1.0]), "a short run is warmed up for"
+    assert not alike(20.0, [])
 
 
 def test_a_certified_answer_is_held_against_its_bounds():
@@ -202,9 +210,9 @@ def problem(scene):
 
 @pytest.mark.parametrize("rows", [35, 4])
 @pytest.mark.parametrize("atoms", [30, 10_000])
-@pytest.mark.parametrize("peer", [peers.streamed_loop, peers.dense, peers.attention])
+@pytest.mark.parametrize("peer", [peers.dense, peers.attention])
 def test_peers_compute_the_local_estimate(problem, peer, atoms, rows, monkeypatch):
-    for name, value in (("LOOP_ATOMS", atoms), ("LOOP_QUERIES", 16), ("ATTENTION_ATOMS", atoms), ("DENSE_PAIRS", 840)):
+    for name, value in (("PRODUCT_ATOMS", atoms), ("ATTENTION_ATOMS", atoms), ("DENSE_PAIRS", 840)):
         monkeypatch.setattr(peers, name, value)
     expected = settings.ours(problem)()
     assert expected.shape == (35, 2)
