@@ -30,14 +30,15 @@ def main() -> None:
     effort = replace(QUICK if asked.quick else THOROUGH, threads=asked.threads)
     if asked.repeats is not None:
         effort = replace(effort, repeats=asked.repeats)
-    report = Report(machine(asked.threads), started := time.monotonic())
+    report = Report(machine(asked.threads))
     print(report.machine, *([WARNING] if asked.quick else []), sep="\n")
     for topic in asked.topics or TOPICS:
         for group in import_module(f".{topic}", __package__).groups(asked.quick):
+            begun = time.monotonic()
             table = group.measured(effort)
-            report.add(topic, table)
+            report.add(topic, table, time.monotonic() - begun)
             print(f"\n{table.markdown() if asked.markdown else table}", flush=True)
-    print(f"\n{report.closing(asked.markdown)}\n\n{(time.monotonic() - started) / 60:.1f} minutes in all")
+    print(f"\n{report.closing(asked.markdown)}\n\n{report.took}")
     if asked.write:
         publish(report.write())
 

@@ -4,7 +4,7 @@
 """
 
 import re
-import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,12 +86,19 @@ class Report:
     """The tables of a run, as they come, and the targets in them."""
 
     machine: str
-    started: float = field(default_factory=time.monotonic)
     tables: list[tuple[str, Table]] = field(default_factory=list)
+    seconds: Counter[str] = field(default_factory=Counter)
 
-    def add(self, topic: str, table: Table) -> None:
-        """Take in a table."""
+    def add(self, topic: str, table: Table, seconds: float) -> None:
+        """Take in a table of a topic, which took so many seconds to measure."""
         self.tables.append((topic, table))
+        self.seconds[topic] += seconds
+
+    @property
+    def took(self) -> str:
+        """Return how long all of it took, and each topic."""
+        topics = ", ".join(f"{topic} {seconds / 60:.1f}" for topic, seconds in self.seconds.items())
+        return f"{self.seconds.total() / 60:.1f} minutes in all: {topics}"
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -115,8 +122,7 @@ class Report:
         return "\n\n".join(parts)
 
     def __str__(self) -> str:
-        minutes = (time.monotonic() - self.started) / 60
-        about = f"Written by `make bench`, in {minutes:.0f} minutes. CONTRIBUTING.md says how to read it."
+        about = f"Written by `make bench`, in {self.took}. CONTRIBUTING.md says how to read it."
         peers = [table for topic, table in self.tables if topic == "peers"]
         parts = [
             "# What `make bench` measured",
