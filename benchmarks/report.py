@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PICTURE, README = ROOT / "benchmarks" / "results.md", ROOT / "docs" / "speed.svg", ROOT / "README.md"
 
 PATHS = {
-    OURS: "ours, exact",
-    CERTIFIED: "ours, within 0.001",
-    PRODUCTS: "ours, without numba",
+    OURS: "ours exact",
+    CERTIFIED: "ours within 0.001",
+    PRODUCTS: "ours without numba",
     ATTENTION: "PyTorch's fused attention",
     DENSE: "dense PyTorch",
     KEOPS: "KeOps",
@@ -54,7 +54,7 @@ class Glance:
         paths = list(PATHS.values())
         lines = [["images and windows", *paths], ["---", *["---:"] * len(paths)]]
         for setting, speeds in self.speeds.items():
-            lines.append([setting, *("–" if (s := speeds[path]) is None else f"{s:.3g}" for path in paths)])
+            lines.append([setting, *("–" if (s := speeds[path]) is None else _three(s) for path in paths)])
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
     def __str__(self) -> str:
@@ -76,9 +76,14 @@ class Glance:
         """Return the picture's alternative text."""
         said = []
         for setting, speeds in self.speeds.items():
-            measured = (f"{path} {speed:.3g}" for path, speed in speeds.items() if speed is not None)
+            measured = (f"{path} {_three(speed)}" for path, speed in speeds.items() if speed is not None)
             said.append(f"{setting}: {', '.join(measured)}")
         return f"Millions of pairs of windows a second, on a logarithmic axis. {'. '.join(said)}."
+
+
+def _three(speed: float) -> str:
+    """Return a speed in three digits, without an exponent."""
+    return f"{float(f'{speed:.3g}'):g}"
 
 
 @dataclass
@@ -170,31 +175,36 @@ def publish(results: Path = RESULTS, readme: Path = README, picture: Path = PICT
 
 
 MARKERS = {
-    "ours, exact": ("o", "#0072B2", True),
-    "ours, within 0.001": ("D", "#009E73", True),
-    "ours, without numba": ("s", "#0072B2", False),
-    "PyTorch's fused attention": ("^", "#D55E00", True),
-    "dense PyTorch": ("P", "#AA3377", True),
-    "KeOps": ("X", "#000000", True),
-    "bare products": ("|", "#000000", True),
+    "ours exact": ("o", "#0072B2", True, 12),
+    "ours within 0.001": ("D", "#E69F00", True, 5),
+    "ours without numba": ("s", "#0072B2", False, 8),
+    "PyTorch's fused attention": ("^", "#D55E00", True, 8),
+    "dense PyTorch": ("P", "#AA3377", True, 8),
+    "KeOps": ("X", "#000000", True, 8),
+    "bare products": ("|", "#000000", True, 14),
 }
-"""Shape, colour and whether it is filled: no two paths differ by colour alone."""
+"""Shape, colour, whether it is filled, and size: no two paths differ by colour alone, and none hides another."""
 
 
 def draw(glance: Glance) -> Any:
     """Return the picture: a line per setting, a mark per path, on a light ground of its own."""
-    from lemmse import figures  # not at the top: the processes of the cases draw nothing
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    from lemmse import figures  # neither at the top: the processes of the cases draw nothing
 
     figure = figures.figure(8.4, 0.9 + 0.55 * len(glance.speeds))
+    figure.set_facecolor("white")
     axes = figure.subplots()
-    for path, (marker, colour, filled) in MARKERS.items():
+    for path, (marker, colour, filled, size) in MARKERS.items():
         points = [(speeds[path], at) for at, speeds in enumerate(glance.speeds.values()) if speeds.get(path)]
         if points:
             face = colour if filled else "none"
-            size = 14 if marker == "|" else 8
             options = {"markersize": size, "markerfacecolor": face, "markeredgecolor": colour, "markeredgewidth": 1.6}
             axes.plot(*zip(*points, strict=True), marker, label=path, clip_on=False, **options)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks(range(len(glance.speeds)), list(glance.speeds))
     axes.set_ylim(len(glance.speeds) - 0.5, -0.5)
     axes.set_xlabel("millions of pairs of windows a second (more is faster)")
