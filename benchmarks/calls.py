@@ -126,7 +126,7 @@ def _problem(setting: Setting, asked: str) -> Problem:
     return replace(setting.problem(), asked=asked)
 
 
-IMAGES = (240, 240, 160, 160, 16)
+IMAGES = (160, 160, 100, 100, 10)
 """Images at each setting: a call takes some tenths of a second."""
 
 

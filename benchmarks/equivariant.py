@@ -151,6 +151,7 @@ def at_64(sigma: float) -> Group:
                 64**2 / TIMED_SHIFTS,
             ),
         ),
+        repeats=3,
     )
 
 
@@ -166,6 +167,7 @@ def at_28(sigma: float) -> Group:
             Case("baseline: product with all shifts", product_with_all_shifts, (no_slower,), 1, 1e-3),
             Case("baseline: loop over shifts", loop_over_shifts, (at_least("ratio", 10),), 1, 1e-3),
         ),
+        repeats=3,
     )
 
 
@@ -181,6 +183,7 @@ def dense(sigma: float) -> Group:
             Case("... rank 500, only g = 0 admissible", partial(ours, pre_inverse=singular), targets),
             Case("fast path, B = Id", ours, targets),
         ),
+        repeats=3,
     )
 
 
@@ -192,6 +195,7 @@ def augmentation(sigma: float) -> Group:
             Case("EquivariantMMSE", ours, (MEMORY,)),
             Case("MMSE of all 156 800 shifted images", augmented, same_answer=1e-4),
         ),
+        repeats=3,
     )
 
 

@@ -59,6 +59,7 @@ def reductions(setting: Setting) -> Group:
             Case("TopImages(1)", partial(ours, reduction=le.TopImages(1)), (MEMORY,)),
         ),
         setting.work,
+        repeats=3,
     )
 
 
@@ -83,6 +84,7 @@ def many_patterns(patch_size: int) -> Group:
                 REAL_SIZE,
             ),
         ),
+        repeats=3,
     )
 
 
@@ -99,6 +101,7 @@ def dense(patch_size: int) -> Group:
                 REAL_SIZE,
             ),
         ),
+        repeats=3,
     )
 
 

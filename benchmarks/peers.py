@@ -135,7 +135,7 @@ CERTIFIED = "... within 1e-3, certified"
 DENSE, ATTENTION = "dense PyTorch", "PyTorch's fused attention, streamed"
 KEOPS, BARE = "KeOps", "limit: the bare products"
 
-ATTENTION_ROWS, DENSE_ROWS = 1024, 128
+ATTENTION_ROWS, DENSE_ROWS, BARE_ROWS = 1024, 96, 512
 """Pixels that a peer answers for, where there are more: the attention works in other blocks for few."""
 
 KEOPS_FLOPS = 7e9
@@ -173,7 +173,7 @@ def beside_peers(setting: Setting) -> Group:
             peer(DENSE, dense, DENSE_ROWS, same=0.1),
             peer(ATTENTION, attention, ATTENTION_ROWS),
             peer(KEOPS, keops, keops_rows(setting), needs=("pykeops",)),
-            peer(BARE, bare_products, ATTENTION_ROWS, same=None),
+            peer(BARE, bare_products, BARE_ROWS, same=None),
         ),
         setting.work,
         exact_rows,

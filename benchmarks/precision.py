@@ -166,7 +166,7 @@ def lines(held_at: tuple[int, ...]) -> tuple[Line, ...]:
 
 
 def groups(quick: bool) -> tuple[Precision, ...]:
-    """Return greys and colours, 100 images of each, or a few greys."""
+    """Return greys and colours, 60 images of each, or a few greys."""
     if quick:
         return (Precision(partial(greys, 10), lines((5,))),)
-    return (Precision(partial(greys, 100), lines((5, 11))), Precision(partial(colours, 100), lines((5, 11))))
+    return (Precision(partial(greys, 60), lines((5, 11))), Precision(partial(colours, 60), lines((5, 11))))
