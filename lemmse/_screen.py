@@ -72,6 +72,21 @@ def _add(mass, sums, top, score, factors, values, image, pixel):
 
 @compiled
 @no_type_check
+def _reaching(out, bounds, largest, limit, count):
+    """Set the first entries of out to the places of those of the first ``count`` bounds that reach a limit."""
+    rows, lanes = bounds.shape
+    found = 0
+    for s in range(lanes):
+        if largest[s] >= limit:
+            for m in range(rows):
+                place = index(m * lanes + s)
+                out[found] = place
+                found += bounds[m, s] >= limit and place < count
+    return found
+
+
+@compiled
+@no_type_check
 def weigh(
     bounds,
     windows,
@@ -81,45 +96,46 @@ def weigh(
     top,
     mass,
     sums,
-    kept,
+    compared,
     atoms,
     images,
     half_norms,
     values,
     first,
+    step,
+    count,
     margin,
     factors,
 ):
-    """Weigh the atoms of some images whose bounds (q, m, LANES) reach the floor of a query, which rises with its mass.
+    """Weigh those of ``count`` atoms that reach the floor of a query, which rises with its mass.
 
-    ``atoms`` (3, S) are the row of each pixel of the stratum, its column times channels, and its index; ``first`` is
-    the first image that bounds are of. See ``lemmse.screen`` for the others.
+    ``bounds`` (q, m, LANES) are those of atoms ``first``, ``first + step``, ...: an image has as many as ``atoms``
+    (3, S), the row of each pixel of the stratum, its column times channels, and its index. An atom whose bound reaches
+    the floor is compared, and weighed if its score does, too. See ``lemmse.screen`` for the others.
     """
-    lanes, start, size = bounds.shape[2], index(first), index(atoms.shape[1])
-    largest = np.empty(lanes, bounds.dtype)
+    size = index(atoms.shape[1])
+    largest = np.empty(bounds.shape[2], bounds.dtype)
+    places = np.empty(bounds.shape[1] * bounds.shape[2] + 1, np.uintp)
     products = np.empty(windows.shape[2], windows.dtype)
     widest = factors.min()
     for q in range(len(bounds)):
-        window, of_mass, of_sums, found = windows[q], mass[q], sums[q], bounds[q]
-        _largest(largest, found)
-        limit, looked = floor[q] - slack[q], of_mass.min()
-        for s in range(lanes):
-            if largest[s] < limit:
+        window, of_mass, of_sums = windows[q], mass[q], sums[q]
+        _largest(largest, bounds[q])
+        found = _reaching(places, bounds[q], largest, floor[q] - slack[q], count)
+        compared[q] += found
+        looked = of_mass[-1]
+        for i in range(found):
+            atom = first + places[i] * index(step)
+            image, place = atom // size, atom % size
+            _products(products, window, images, image, index(atoms[0, place]), index(atoms[1, place]))
+            score = _sum(products) - lacks[q] - half_norms[image, place]
+            if score < floor[q]:
                 continue
-            for m in range(len(found)):
-                if found[m, s] < limit:
-                    continue
-                k = index(m * lanes + s)
-                image, place = start + k // size, k % size
-                _products(products, window, images, image, index(atoms[0, place]), index(atoms[1, place]))
-                score = _sum(products) - lacks[q] - half_norms[image, place]
-                _add(of_mass, of_sums, top[q], score, factors, values, image, atoms[2, place])
-                kept[q] += 1
-                if score > top[q] or of_mass[-1] > GROWTH * looked:
-                    top[q] = max(top[q], score)
-                    looked = of_mass[-1]
-                    floor[q] = max(floor[q], top[q] + (math.log(of_mass.min()) - margin) / widest)
-                    limit = floor[q] - slack[q]
+            _add(of_mass, of_sums, top[q], score, factors, values, image, atoms[2, place])
+            if score > top[q] or of_mass[-1] > GROWTH * looked:
+                top[q] = max(top[q], score)
+                looked = of_mass[-1]
+                floor[q] = max(floor[q], top[q] + (math.log(of_mass.min()) - margin) / widest)
 
 
 keep_compiled(weigh)

@@ -69,7 +69,7 @@ from .reductions import (
     accumulate,
     join,
 )
-from .screen import Screen, directions_within, exact_cost
+from .screen import Screen, directions_within, exact_cost, search
 from .strata import Stratum, stabiliser, strata_of_windows
 from .windows import (
     OneWhitener,
@@ -786,25 +786,25 @@ class LocalEquivariantMMSE(Estimator):
     ) -> tuple[Any, Float[Tensor, "q c"]] | None:
         """Return the state of one measurement, for all its sigmas, and error bounds; ``None`` where it does not pay."""
         b, n, d = len(y), len(self.window_index), self.images.shape[0]
-        pairs = [d * len(comparison.pixels) ** 2 for comparison in self._comparisons]
-        by_products = [exact_cost(*each) for each in zip(pairs, (s.rank for s in self.strata), strict=True)]
-        others = [i for i in range(len(pairs)) if i not in self._screens]
-        budget = sum(by_products) if self._fused is None else exact_cost(d * n**2, None)
-        budget -= sum(by_products[i] for i in others)
         v, inverse_variances = self._centred(y[:1]), sigma.double().square().reciprocal()
+        pairs = [d * len(s.pixels) ** 2 for s in self.strata]
+        by_products = [exact_cost(k, s.rank, d * len(s.pixels)) for k, s in zip(pairs, self.strata, strict=True)]
+        others = [i for i in range(len(pairs)) if i not in self._screens]
+        budget = sum(by_products) if self._fused is None else min(sum(by_products), exact_cost(d * n**2, None))
+        budget = (budget - sum(by_products[i] for i in others)) / sum(pairs[i] for i in self._screens)
+        searches = {i: search(screen, v, inverse_variances, tolerance) for i, screen in self._screens.items()}
+        if not all(each.pays(budget * pairs[i]) for i, each in searches.items()):
+            return None
         first_pixels = torch.arange(b, device=self.device)[:, None] * n
         places, states, bounds = [], [], []
-        for i, screen in self._screens.items():
-            found = screen.means(
-                v, inverse_variances, tolerance, budget * pairs[i] / sum(pairs[j] for j in self._screens)
-            )
-            if found is None:
+        for i, each in searches.items():
+            if (found := each.means(budget * pairs[i])) is None:
                 return None
             comparison = self._comparisons[i]
             peak = -inverse_variances[:, None] * found.depth - comparison.half_log_pdet[0]
             term = SummedTerm(*(x.flatten(0, 1).to(self.dtype) for x in (peak, found.mass, found.mean)))
             states.append(reduction.update(reduction.start(self._flat_layout(b * len(comparison.pixels))), term))
-            bounds.append(screen.error_bound(found.tail.repeat(b), states[-1].mean))
+            bounds.append(each.screen.error_bound(found.tail, states[-1].mean))
             places.append((first_pixels + comparison.pixels).flatten())
         if others:
             place, state = self._strata_by_products(y, sigma, reduction, range(d), others)

@@ -5,12 +5,15 @@ is left of them (S12.4). One matrix product with few columns bounds all distance
 bound could matter are compared exactly, and what all others could weigh together bounds the error of the mean (S12.3).
 
 With ⟨q, k⟩ - ½‖k‖² the *score* of an atom, r² = ‖q‖² - 2 score, an upper bound of the score is what the product gives,
-and atoms are kept where it reaches a *floor* of the query's own: σ² (ln Z - m), Z the sum of the weights met so far.
+and atoms are kept where it reaches a *floor* of the query's own: σ² (ln Z - m), Z a sum of weights of atoms met so far.
 The others weigh less than exp(-m) Z each, and m is chosen for the tolerance.
+
+A ``Screen`` is what is prepared of the images, and a ``Search`` leads one measurement through it.
 """
 
 import importlib.util
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, final
@@ -22,7 +25,7 @@ from torch import Tensor
 from ._progress import progress
 from .patches import windows_at
 
-__all__ = ["Screen", "Screened", "directions_within", "exact_cost"]
+__all__ = ["Screen", "Screened", "Search", "directions_within", "exact_cost", "search"]
 
 DIRECTIONS = 48
 """Principal coordinates that a bound compares one by one."""
@@ -37,20 +40,23 @@ SAMPLE = 2**15
 """Windows that the principal directions are taken from."""
 
 SLACK = {torch.float32: 1e-5, torch.float64: 1e-13}
-"""Rounding of a bound, in units of ‖q‖² + ‖k‖² (S12.4)."""
+"""Rounding of a bound, in units of ‖q‖² + ‖k‖² (S12.4), many times what products in full precision round."""
 
-BLOCK_QUERIES, BLOCK_ATOMS = 1024, 1024
-"""Queries and atoms whose bounds are held at once: few enough to stay near the processor."""
+BLOCK_QUERIES, BLOCK_ATOMS = 256, 1024
+"""Queries and atoms whose bounds are held at once: few enough to stay in a processor's cache."""
 
-PILOT_SHARE = 64
-"""One image in so many is looked at before the rest, for a first floor of every query."""
+SEED_STEP, PILOT_STEP = 61 * 16, 61
+"""Every so-many-th atom is looked at before all are, for first floors, and for what all will take. Not powers of two,
+so that the pixels that they are of lie anywhere in an image."""
 
-EARLY = 5
-"""The share of atoms that are kept falls by about as much from the first floors to the last, or less."""
+SEED_EASE, PILOT_EASE = 10.0, 4.0
+"""How many times fewer atoms may be compared in the end, as floors rise, than at those of the seed and the pilot."""
 
-PATIENCE, RECENT, WORTH = 0.05, 16, 0.9
-"""Once a screen has taken this share of what the exact path would take, it goes on as long as what is left of it, at
-the rate of its most recent blocks, takes less than so much of the exact path."""
+PASSES = 64
+"""All atoms are met in so many passes over the images, so that each tells what the others will take."""
+
+WORTH = 0.9
+"""A search goes on as long as what is left of it is expected to take less than so much of the exact path."""
 
 NOTHING = -1e20
 """A score below all others."""
@@ -60,24 +66,37 @@ GATHERED = 2**22
 
 
 class Costs(NamedTuple):
-    """What a pair takes, in units of about a nanosecond: of a product's columns, of a look at it, of a comparison."""
+    """What a look at the bound of a pair takes, and a comparison of it: for itself, and for each entry of a window."""
 
-    column: float
     look: float
     survivor: float
     entry: float
 
 
-COMPILED = Costs(column=0.02, look=0.25, survivor=60, entry=0.15)
-INTERPRETED = Costs(column=0.03, look=6.0, survivor=1000, entry=6)
+COLUMN = 0.02
+"""What a pair takes for each column of a matrix product.
 
-PRODUCTS_PAIR, FUSED_PAIR = 1.0, 2.0
+This and the costs below are in units of about a nanosecond on one thread of a processor with AVX-512; only their ratios
+matter. ``python -m benchmarks.screen_costs`` measures them anew.
+"""
+
+COMPILED, INTERPRETED = Costs(look=0.3, survivor=100, entry=0.12), Costs(look=3.5, survivor=700, entry=4.5)
+
+PRODUCTS_PAIR, FUSED_PAIR = 1.0, 2.3
 """What a pair takes beside the columns of the product where windows are multiplied, and all of it in the kernel."""
 
+GATHERED_ENTRY = 4.5
+"""What an entry of a window takes that is cut out by itself, as those of small strata are in every call."""
 
-def exact_cost(pairs: int, rank: int | None) -> float:
-    """Return what the exact path takes for so many pairs, in such units: by products, or in the kernel (``None``)."""
-    return pairs * (FUSED_PAIR if rank is None else PRODUCTS_PAIR + (rank + 1) * COMPILED.column)
+
+def exact_cost(pairs: int, rank: int | None, gathered: int = 0) -> float:
+    """Return what the exact path takes for so many pairs, in such units: by products, or in the kernel (``None``).
+
+    ``gathered`` windows are cut out of images one by one.
+    """
+    if rank is None:
+        return pairs * FUSED_PAIR
+    return pairs * (PRODUCTS_PAIR + (rank + 1) * COLUMN) + gathered * rank * GATHERED_ENTRY
 
 
 class Screened(NamedTuple):
@@ -89,7 +108,7 @@ class Screened(NamedTuple):
     depth: Float64[Tensor, " q"]
     mass: Float64[Tensor, "b q"]
     mean: Float64[Tensor, "b q c"]
-    tail: Float64[Tensor, " q"]
+    tail: float
 
 
 class _Queries(NamedTuple):
@@ -103,13 +122,21 @@ class _Queries(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """What is known of each query: a floor for bounds, the largest score, mass and sums in its units, atoms kept."""
+    """What is known of each query: a floor for scores, the largest, mass and sums in its units, atoms compared."""
 
     floor: Float64[Tensor, " q"]
     top: Float64[Tensor, " q"]
     mass: Float64[Tensor, "q b"]
     sums: Float64[Tensor, "q b c"]
-    kept: Int64[Tensor, " q"]
+    compared: Int64[Tensor, " q"]
+
+
+class _Atoms(NamedTuple):
+    """Some atoms, by their columns: the first of them, and the step to the next."""
+
+    first: int
+    step: int
+    columns: Float[Tensor, "k r"]
 
 
 @final
@@ -159,12 +186,13 @@ class Screen:
         self.values = images.flatten(2)
         row, column = comparison.pixels // w, comparison.pixels % w
         self.atoms = torch.stack([row, column * self.channels, comparison.pixels])
+        self.count = self.half_norms.numel()
         self.low, self.high = images.amin((0, 2, 3)).double(), images.amax((0, 2, 3)).double()
         self.adjoint = None  # Wᵀ (d, r), where it is not the identity
         if comparison.whitener.kind != "none":
             entries = torch.eye(self.index.shape[1] * self.channels, dtype=torch.float64, device=keys.device)
             self.adjoint = comparison.whitener(entries)
-        self.pilot = torch.arange(count, device=keys.device)[:: min(count, PILOT_SHARE)]
+        self.sound = _rounds_well(sample, self.rotation.T, self.slack)
 
     def _coordinates(self, rows: Float[Tensor, "k r"]) -> Float[Tensor, "k m"]:
         """Return the first principal coordinates of rows, and upper bounds of the length of each band of the others."""
@@ -177,9 +205,7 @@ class Screen:
             bands.append(rest)
         return torch.cat([found[:, : self.edges[0]], *(band.sqrt()[:, None] for band in bands)], dim=1)
 
-    # -------------------------------------------------------------------------------------------------------- queries
-
-    def _queries(self, v: Float[Tensor, "1 c_v h w"]) -> _Queries:
+    def queries(self, v: Float[Tensor, "1 c_v h w"]) -> _Queries:
         """Return the windows of v around the pixels of the stratum."""
         windows = windows_at(v, self.index)[0]
         found = self.comparison.queries(windows, torch.ones_like(windows[:, 0]).to(self.columns.dtype))
@@ -195,117 +221,12 @@ class Screen:
             columns, raw.to(self.padded).contiguous(), lacks, (2 * self.slack * found.own).double(), found.own.double()
         )
 
-    def _start(self, queries: _Queries, inverse_variances: Tensor, margin: float) -> _Sums:
-        """Return what is known of queries after a look at a few images: a floor."""
-        count, b, c = len(queries.columns), len(inverse_variances), self.values.shape[1]
-        best = torch.full((count,), -torch.inf, dtype=torch.float64, device=queries.columns.device)
-        atom = torch.zeros(count, dtype=torch.int64, device=best.device)
-        for image in self.pilot[::2]:
-            found = (queries.columns @ self.columns[image].T).max(1)
-            atom = torch.where(found.values > best, image * self.atoms.shape[1] + found.indices, atom)
-            best = torch.maximum(best, found.values)
-        floor = self._scores(queries, torch.arange(count, device=best.device), atom) - margin / float(
-            inverse_variances.min()
-        )
-        zeros = best.new_zeros(count, b)
-        return _Sums(
-            floor, torch.full_like(floor, NOTHING), zeros, zeros.new_zeros(count, b, c), torch.zeros_like(atom)
-        )
+    def every(self, step: int) -> list[_Atoms]:
+        """Return every so-many-th atom of all images, a few at a time."""
+        parts = self.columns.flatten(0, 1)[::step].split(BLOCK_ATOMS)
+        return [_Atoms(i * BLOCK_ATOMS * step, step, part) for i, part in enumerate(parts)]
 
-    # ---------------------------------------------------------------------------------------------------------- means
-
-    def means(
-        self,
-        v: Float[Tensor, "1 c_v h w"],
-        inverse_variances: Float64[Tensor, " b"],
-        tolerance: float,
-        budget: float,
-    ) -> Screened | None:
-        """Return the means of all sigmas of one v, of atoms whose weights are known to leave an error of ``tolerance``.
-
-        ``None`` where that would take longer than ``budget``, in the units of ``Costs``: soon seen (PATIENCE).
-        """
-        margin = self._margin(tolerance)
-        queries = self._queries(v)
-        sums = self._start(queries, inverse_variances, margin)
-        others = self.pilot[1::2][:4] if len(self.pilot) > 1 else self.pilot
-        bounds = queries.columns @ self.columns[others].flatten(0, 1).T
-        early = int((bounds >= (sums.floor - queries.slack).to(bounds)[:, None]).sum()) / bounds.numel()
-        pairs = self.half_norms.numel() * len(bounds)
-        if self._cost(pairs, early * pairs / EARLY) > WORTH * budget:
-            return None
-        return self._weigh(queries, sums, inverse_variances, margin, budget)
-
-    def error_bound(self, tail: Float64[Tensor, " n"], mean: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        """Return how far a mean of others, which have at most this share, can move a mean (S12.3)."""
-        return (tail[:, None] * torch.maximum(mean.double() - self.low, self.high - mean.double())).to(mean)
-
-    def _margin(self, tolerance: float) -> float:
-        """Return how many nats below ln Z each weight that is dropped must lie for an error of ``tolerance``."""
-        atoms, spread = self.half_norms.numel(), float((self.high - self.low).max())
-        return math.log(max(2 * atoms, atoms * spread / tolerance)) + 1e-6  # more than the rounding of a bound
-
-    def _weigh(
-        self, queries: _Queries, sums: _Sums, inverse_variances: Tensor, margin: float, budget: float
-    ) -> Screened | None:
-        """Weigh all atoms whose bounds reach the floor, which rises as atoms are met.
-
-        ``None`` where that would take longer than ``budget``, in the units of ``Costs``: soon seen (PATIENCE).
-        """
-        size = self.atoms.shape[1]
-        images = max(1, BLOCK_ATOMS // size)
-        firsts, blocks = range(0, len(self.columns), images), range(0, len(queries.columns), BLOCK_QUERIES)
-        threads, costs, spent, kept = torch.get_num_threads(), [], 0.0, 0
-        with ThreadPoolExecutor(threads) as pool:
-            shared = pool.map if threads > 1 else map
-            weigh = _Compiled(self, images, shared) if compiled(self.columns) else self._weigh_some
-            for first in progress(firsts, description="LocalEquivariantMMSE", unit="block"):
-                stop = min(first + images, len(self.columns))
-                for at in blocks:
-                    some, known = (type(x)(*(y[at : at + BLOCK_QUERIES] for y in x)) for x in (queries, sums))
-                    weigh(first, stop, some, known, inverse_variances, margin)
-                before, kept = kept, int(sums.kept.sum())
-                costs.append(self._cost((stop - first) * size * len(queries.columns), kept - before))
-                spent += costs[-1]
-                recent = sum(costs[-RECENT:]) / len(costs[-RECENT:])
-                if spent > PATIENCE * budget and recent * (len(firsts) - len(costs)) > WORTH * budget:
-                    return None
-        dropped = (self.half_norms.numel() - sums.kept).double() * math.exp(-margin)  # at most, in units of Z
-        mean = sums.sums / sums.mass[..., None]
-        return Screened((queries.own - sums.top).clamp_min(0), sums.mass.T, mean.movedim(1, 0), dropped / (1 + dropped))
-
-    def _cost(self, pairs: int, kept: float) -> float:
-        """Return what bounds of so many pairs take, and the comparisons of those that are kept."""
-        costs = COMPILED if compiled(self.columns) else INTERPRETED
-        entries = self.channels * self.patch_size**2
-        bounds, each = costs.look + self.columns.shape[2] * costs.column, costs.survivor + entries * costs.entry
-        return pairs * bounds + kept * each
-
-    def _weigh_some(
-        self, first: int, stop: int, queries: _Queries, known: _Sums, factors: Tensor, margin: float
-    ) -> None:
-        """Weigh the atoms of some images: in place."""
-        bounds = queries.columns @ self.columns[first:stop].flatten(0, 1).T
-        limit = (known.floor - queries.slack).to(bounds.dtype)
-        query, atom = (bounds >= limit[:, None]).nonzero().unbind(1)
-        atom = atom + first * self.atoms.shape[1]
-        score = self._scores(queries, query, atom)
-        before = known.top.clone()
-        known.top.scatter_reduce_(0, query, score, "amax")
-        scale = ((before - known.top)[:, None] * factors).exp()
-        weights = ((score - known.top[query])[:, None] * factors).exp()
-        image, place = atom // self.atoms.shape[1], atom % self.atoms.shape[1]
-        values = self.values[image, :, self.atoms[2, place]].double()
-        known.mass.mul_(scale).index_add_(0, query, weights)
-        known.sums.mul_(scale[..., None]).index_add_(0, query, weights[..., None] * values[:, None])
-        known.kept.add_(torch.bincount(query, minlength=len(bounds)))
-        lowest = known.mass.amin(1)
-        reached = known.top + (lowest.clamp_min(torch.finfo(torch.float64).tiny).log() - margin) / factors.min()
-        known.floor.copy_(torch.where(lowest > 0, torch.maximum(known.floor, reached), known.floor))
-
-    def _scores(
-        self, queries: _Queries, query: Int64[Tensor, " n"], atom: Int64[Tensor, " n"]
-    ) -> Float64[Tensor, " n"]:
+    def scores(self, queries: _Queries, query: Int64[Tensor, " n"], atom: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
         """Return the scores of some pairs, exactly."""
         (count, size), p = self.half_norms.shape, self.patch_size
         height, width = self.padded.shape[1:]
@@ -319,38 +240,164 @@ class Screen:
             found.append(score - queries.lacks[some] - self.half_norms[image, place])
         return torch.cat(found)
 
+    def margin(self, tolerance: float) -> float:
+        """Return how many nats below ln Z each weight that is dropped must lie for an error of ``tolerance``."""
+        spread = float((self.high - self.low).max())
+        most = math.log(spread) - math.log(tolerance) if spread > 0 else 0.0
+        return math.log(self.count) + max(math.log(2), most) + 1e-5  # more than floors are rounded
 
-class _Compiled:
-    """The compiled loops, with room for the bounds of a block; as many threads as torch has share the queries.
+    def error_bound(self, tail: float, mean: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """Return how far others, which have at most this share, can move a mean (S12.3)."""
+        return (tail * torch.maximum(mean.double() - self.low, self.high - mean.double())).to(mean)
+
+    def cost(self, pairs: float, compared: float) -> float:
+        """Return what bounds of so many pairs take, and comparisons of some of them, in the units of ``Costs``."""
+        costs = COMPILED if compiled(self.columns) else INTERPRETED
+        bounds = costs.look + self.columns.shape[2] * COLUMN
+        return pairs * bounds + compared * (costs.survivor + self.channels * self.patch_size**2 * costs.entry)
+
+
+# ------------------------------------------------------------------------------------------------------------- searches
+
+
+class Search(ABC):
+    """One v that meets the atoms of a screen, for all its sigmas at once; ``search`` makes one.
+
+    An atom that is dropped weighs less than exp(-margin) of what was known to be there, so that all of them together
+    have a share of at most (number of atoms) exp(-margin).
+    """
+
+    def __init__(
+        self, screen: Screen, v: Float[Tensor, "1 c_v h w"], inverse_variances: Float64[Tensor, " b"], tolerance: float
+    ):
+        self.screen, self.factors, self.margin = screen, inverse_variances, screen.margin(tolerance)
+        self.queries = screen.queries(v)
+        q, b, c = len(self.queries.columns), len(inverse_variances), screen.values.shape[1]
+        zeros = torch.zeros(q, b, c, dtype=torch.float64, device=v.device)
+        floor, top = torch.full_like(zeros[:, 0, 0], -torch.inf), torch.full_like(zeros[:, 0, 0], NOTHING)
+        self.sums = _Sums(floor, top, zeros[..., 0].clone(), zeros, torch.zeros_like(top, dtype=torch.int64))
+
+    @abstractmethod
+    def _meet(self, atoms: _Atoms) -> None:
+        """Compare those of some atoms whose bounds reach the floor of a query, and add those whose scores reach it.
+
+        The floor rises with the mass.
+        """
+
+    def pays(self, budget: float) -> bool:
+        """Look at a few atoms, for first floors; return whether all are likely to take less than a budget."""
+        screen = self.screen
+        sound = screen.sound and _rounds_well(self.queries.columns[:, :-1], screen.columns[0, :, :-1], screen.slack)
+        if not sound or self._expected(self._seeded() / SEED_EASE) > WORTH * budget:
+            return False
+        share = self._met(screen.every(PILOT_STEP))
+        for each in self.sums[1:]:  # a pilot leaves nothing but floors
+            each.zero_()
+        self.sums.top.fill_(NOTHING)
+        return self._expected(share / PILOT_EASE) <= WORTH * budget
+
+    def means(self, budget: float) -> Screened | None:
+        """Return the means of all sigmas, ``None`` where they turn out to take longer than a budget: soon seen."""
+        blocks = self.screen.every(1)
+        for i in progress(range(PASSES), description="LocalEquivariantMMSE", unit="pass"):
+            if (some := blocks[i::PASSES]) and self._expected(self._met(some)) * (
+                1 - (i + 1) / PASSES
+            ) > WORTH * budget:
+                return None
+        depth = (self.queries.own - self.sums.top).clamp_min(0)
+        mean = self.sums.sums / self.sums.mass[..., None]
+        tail = self.screen.count * math.exp(-self.margin)
+        return Screened(depth, self.sums.mass.T, mean.movedim(1, 0), tail)
+
+    def _seeded(self) -> float:
+        """Set floors by the best bound of very few atoms, and return the share of those that reach them."""
+        atoms = self.screen.every(SEED_STEP)
+        bounds = torch.cat([self.queries.columns @ some.columns.T for some in atoms], dim=1)
+        best = bounds.argmax(1)
+        scores = self.screen.scores(self.queries, torch.arange(len(best), device=best.device), best * SEED_STEP)
+        self.sums.floor.copy_(scores - self.margin / self.factors.min())
+        return float((bounds >= self._limits(bounds)).double().mean())
+
+    def _met(self, blocks: list[_Atoms]) -> float:
+        """Let the queries meet some atoms, and return the share of the pairs that were compared."""
+        before = int(self.sums.compared.sum())
+        for atoms in blocks:
+            self._meet(atoms)
+        pairs = len(self.queries.columns) * sum(len(atoms.columns) for atoms in blocks)
+        return (int(self.sums.compared.sum()) - before) / pairs
+
+    def _limits(self, bounds: Float[Tensor, "q k"]) -> Float[Tensor, "q 1"]:
+        return (self.sums.floor - self.queries.slack).to(bounds)[:, None]
+
+    def _expected(self, share: float) -> float:
+        """Return what all pairs take if this share of them is compared."""
+        pairs = len(self.queries.columns) * self.screen.count
+        return self.screen.cost(pairs, share * pairs)
+
+
+def search(
+    screen: Screen, v: Float[Tensor, "1 c_v h w"], inverse_variances: Float64[Tensor, " b"], tolerance: float
+) -> Search:
+    """Return a search for the means of all sigmas of one v: compiled where that can be."""
+    kind = _CompiledSearch if compiled(screen.columns) else _InterpretedSearch
+    return kind(screen, v, inverse_variances, tolerance)
+
+
+@final
+class _InterpretedSearch(Search):
+    """A search by PyTorch alone."""
+
+    def _meet(self, atoms: _Atoms) -> None:
+        screen, queries, known = self.screen, self.queries, self.sums
+        bounds = queries.columns @ atoms.columns.T
+        query, place = (bounds >= self._limits(bounds)).nonzero().unbind(1)
+        known.compared.add_(torch.bincount(query, minlength=len(bounds)))
+        atom = atoms.first + place * atoms.step
+        score = screen.scores(queries, query, atom)
+        weighed = score >= known.floor[query]
+        query, atom, score = query[weighed], atom[weighed], score[weighed]
+        before = known.top.clone()
+        known.top.scatter_reduce_(0, query, score, "amax")
+        scale = ((before - known.top)[:, None] * self.factors).exp()
+        weights = ((score - known.top[query])[:, None] * self.factors).exp()
+        size = screen.atoms.shape[1]
+        values = screen.values[atom // size, :, screen.atoms[2, atom % size]].double()
+        known.mass.mul_(scale).index_add_(0, query, weights)
+        known.sums.mul_(scale[..., None]).index_add_(0, query, weights[..., None] * values[:, None])
+        reached = known.top + (known.mass.amin(1).log() - self.margin) / self.factors.min()  # -inf where none was met
+        torch.maximum(known.floor, reached, out=known.floor)
+
+
+@final
+class _CompiledSearch(Search):
+    """A search by the compiled loops; as many threads as torch has share the queries.
 
     Each query goes its own way through the atoms, in their order: the answer is the same for any number of threads.
     """
 
-    def __init__(self, screen: Screen, images: int, shared: Callable):
+    def __init__(self, *args: Any):
         from . import _screen  # not at the top: numba is optional, and takes a second to load
 
-        self.loops, self.screen, self.map = _screen, screen, shared
-        atoms = min(images, len(screen.columns)) * screen.columns.shape[1]
-        rows = -(-atoms // _screen.LANES)
-        self.room = screen.columns.new_full((BLOCK_QUERIES, rows * _screen.LANES), float(_screen.NOTHING))
+        super().__init__(*args)
+        screen, threads = self.screen, torch.get_num_threads()
+        self.loops, self.map = _screen.weigh, map if threads == 1 else ThreadPoolExecutor(threads).map
         self.facts = [x.numpy() for x in (screen.atoms, screen.padded, screen.half_norms, screen.values)]
+        room = screen.columns.new_full((BLOCK_QUERIES, BLOCK_ATOMS), NOTHING)
+        columns, *rows = (self.queries.columns, *self.queries[1:-1], *self.sums)
+        self.blocks = []  # of queries: their columns, room for bounds, and what each thread takes
+        for start in range(0, len(columns), BLOCK_QUERIES):
+            some = slice(start, start + BLOCK_QUERIES)
+            bounds = room[: len(columns[some])]
+            shared = (bounds.unflatten(1, (-1, _screen.LANES)), *(x[some] for x in rows))
+            jobs = zip(*(x.tensor_split(threads) for x in shared), strict=True)
+            self.blocks.append((columns[some], bounds, [[x.numpy() for x in job] for job in jobs]))
 
-    def __call__(self, first: int, stop: int, queries: _Queries, known: _Sums, factors: Tensor, margin: float) -> None:
-        """Weigh the atoms of some images: in place."""
-        keys = self.screen.columns[first:stop].flatten(0, 1)
-        room = self.room[: len(queries.columns)]
-        torch.mm(queries.columns, keys.T, out=room[:, : len(keys)])
-        room[:, len(keys) :] = float(self.loops.NOTHING)
-        bounds = room.unflatten(1, (-1, self.loops.LANES))
-        atoms, *images = self.facts
-        threads = torch.get_num_threads()
-        rows = (bounds, queries.windows, queries.lacks, queries.slack, *known)
-        jobs = [[x.numpy() for x in part] for part in zip(*(x.tensor_split(threads) for x in rows), strict=True)]
-
-        def run(job: list) -> None:
-            self.loops.weigh(*job, atoms, *images, first, margin, factors.numpy())
-
-        list(self.map(run, jobs))
+    def _meet(self, atoms: _Atoms) -> None:
+        count = len(atoms.columns)
+        facts = (*self.facts, atoms.first, atoms.step, count, self.margin, self.factors.numpy())
+        for columns, bounds, jobs in self.blocks:
+            torch.mm(columns, atoms.columns.T, out=bounds[:, :count])
+            list(self.map(lambda job: self.loops(*job, *facts), jobs))
 
 
 def compiled(like: Tensor) -> bool:
@@ -362,6 +409,14 @@ def directions_within(rank: int, atoms: int, entries: int) -> int:
     """Return how many principal coordinates a bound should compare, for so many atoms and numbers; 0 for no screen."""
     directions = min(DIRECTIONS, rank // ENTRIES_PER_DIRECTION, entries // atoms - len(BAND_EDGES) - 1)
     return directions if directions >= FEWEST_DIRECTIONS else 0
+
+
+def _rounds_well(rows: Float[Tensor, "k r"], others: Float[Tensor, "m r"], slack: float) -> bool:
+    """Return whether products of some rows are as exact as bounds need them: not so in TF32 or bfloat16."""
+    rows, others = rows[:64], others[:64]
+    off = (rows @ others.T).double() - rows.double() @ others.double().T
+    lengths = rows.double().norm(dim=1)[:, None] * others.double().norm(dim=1)
+    return bool((off.abs() <= slack / 4 * lengths + torch.finfo(torch.float64).tiny).all())
 
 
 def _channels_last(v: Float[Tensor, "k c h w"], half: int, boundary: str) -> Float[Tensor, "k h2 s"]:
