@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 
 import lemmse as le
-from lemmse import estimators, screen, windows
+from lemmse import estimators, means, screen
 
 from .problems import Scene, colours
 
@@ -38,7 +38,7 @@ def smallest(cases: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> di
 
 def estimator(scene: Scene, patch_size: int, fused: bool = True) -> le.LocalEquivariantMMSE:
     """Return the estimator that denoises, by the kernel or by products."""
-    with patch.object(windows, "FUSED_SHARE", windows.FUSED_SHARE if fused else float("inf")):
+    with patch.object(means, "COSTS", means.COSTS._replace(fused=0.0 if fused else float("inf"))):
         return le.LocalEquivariantMMSE(scene.images, le.Denoising(), patch_size)
 
 
@@ -95,7 +95,7 @@ def main() -> None:
         of_block = 16 * screen.BLOCK_QUERIES * screen.BLOCK_ATOMS
         found = smallest({str(width): product(width) for width in widths})
         column = (found["64"] - found["16"]) / 48 / of_block
-        line("column of a product", column, screen.COLUMN)
+        line("column of a product", column, means.COSTS.column)
         for name, kind, rounds in (("compiled", True, ROUNDS), ("interpreted", False, 3)):
             now, per_survivor = screen.COMPILED if kind else screen.INTERPRETED, {}
             for patch_size, scene in scenes.items():
@@ -115,8 +115,10 @@ def main() -> None:
             took = smallest(exact(scene, patch_size), 5)
             pairs = IMAGES * (h * w) ** 2
             beside = took["products"] / pairs - (c * patch_size**2 + 1) * column
-            line(f"products beside columns, P = {patch_size}, {c} ch.", beside, screen.PRODUCTS_PAIR)
-            line(f"kernel, P = {patch_size}, {c} ch.", took["kernel"] / pairs, screen.FUSED_PAIR)
+            line(f"products beside columns, P = {patch_size}, {c} ch.", beside, means.COSTS.weight)
+            line(
+                f"kernel, P = {patch_size}, {c} ch.", took["kernel"] / pairs, means.COSTS.fused + c * means.COSTS.colour
+            )
         one = estimator(scenes[11], 11)
         comparison, some = one._comparisons[0], one.window_index[:1]
         cut = lambda: comparison.keys(le.patches.windows_at(one._keys, some))  # noqa: E731

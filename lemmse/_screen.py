@@ -104,6 +104,7 @@ def weigh(
     first,
     step,
     count,
+    slack_rate,
     margin,
     factors,
 ):
@@ -111,7 +112,8 @@ def weigh(
 
     ``bounds`` (q, m, LANES) are those of atoms ``first``, ``first + step``, ...: an image has as many as ``atoms``
     (3, S), the row of each pixel of the stratum, its column times channels, and its index. An atom whose bound reaches
-    the floor is compared, and weighed if its score does, too. See ``lemmse.screen`` for the others.
+    the floor is compared, and weighed if its score does, too, but for ``slack`` and ``slack_rate`` times half the
+    squared norm of its window. See ``lemmse.screen`` for the others.
     """
     size = index(atoms.shape[1])
     largest = np.empty(bounds.shape[2], bounds.dtype)
@@ -128,8 +130,9 @@ def weigh(
             atom = first + places[i] * index(step)
             image, place = atom // size, atom % size
             _products(products, window, images, image, index(atoms[0, place]), index(atoms[1, place]))
-            score = _sum(products) - lacks[q] - half_norms[image, place]
-            if score < floor[q]:
+            half_norm = half_norms[image, place]
+            score = _sum(products) - lacks[q] - half_norm
+            if score < floor[q] - slack[q] - slack_rate * half_norm:
                 continue
             _add(of_mass, of_sums, top[q], score, factors, values, image, atoms[2, place])
             if score > top[q] or of_mass[-1] > GROWTH * looked:

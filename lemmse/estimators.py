@@ -69,7 +69,7 @@ from .reductions import (
     accumulate,
     join,
 )
-from .screen import Screen, directions_within, exact_cost, search
+from .screen import Screen, aside, directions_within, search
 from .strata import Stratum, stabiliser, strata_of_windows
 from .windows import (
     OneWhitener,
@@ -787,11 +787,10 @@ class LocalEquivariantMMSE(Estimator):
         """Return the state of one measurement, for all its sigmas, and error bounds; ``None`` where it does not pay."""
         b, n, d = len(y), len(self.window_index), self.images.shape[0]
         v, inverse_variances = self._centred(y[:1]), sigma.double().square().reciprocal()
-        pairs = [d * len(s.pixels) ** 2 for s in self.strata]
-        by_products = [exact_cost(k, s.rank, d * len(s.pixels)) for k, s in zip(pairs, self.strata, strict=True)]
-        others = [i for i in range(len(pairs)) if i not in self._screens]
-        budget = sum(by_products) if self._fused is None else min(sum(by_products), exact_cost(d * n**2, None))
-        budget = (budget - sum(by_products[i] for i in others)) / sum(pairs[i] for i in self._screens)
+        pairs = {i: d * len(self.strata[i].pixels) ** 2 for i in self._screens}
+        others = [i for i in range(len(self.strata)) if i not in pairs]
+        exact = cost(self.strata, d, None if self._fused is None else self.images.shape[1])
+        budget = (exact - aside([self.strata[i] for i in others], d)) / sum(pairs.values())
         searches = {i: search(screen, v, inverse_variances, tolerance) for i, screen in self._screens.items()}
         if not all(each.pays(budget * pairs[i]) for i, each in searches.items()):
             return None
@@ -802,6 +801,7 @@ class LocalEquivariantMMSE(Estimator):
                 return None
             comparison = self._comparisons[i]
             peak = -inverse_variances[:, None] * found.depth - comparison.half_log_pdet[0]
+            peak = peak.clamp_min(torch.finfo(self.dtype).min)  # a far query has mass, too
             term = SummedTerm(*(x.flatten(0, 1).to(self.dtype) for x in (peak, found.mass, found.mean)))
             states.append(reduction.update(reduction.start(self._flat_layout(b * len(comparison.pixels))), term))
             bounds.append(each.screen.error_bound(found.tail, states[-1].mean))

@@ -14,7 +14,7 @@ A ``Screen`` is what is prepared of the images, and a ``Search`` leads one measu
 import importlib.util
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, final
 
@@ -23,9 +23,10 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from ._progress import progress
+from .means import COSTS, cost
 from .patches import windows_at
 
-__all__ = ["Screen", "Screened", "Search", "directions_within", "exact_cost", "search"]
+__all__ = ["Screen", "Screened", "Search", "aside", "directions_within", "search"]
 
 DIRECTIONS = 48
 """Principal coordinates that a bound compares one by one."""
@@ -66,37 +67,27 @@ GATHERED = 2**22
 
 
 class Costs(NamedTuple):
-    """What a look at the bound of a pair takes, and a comparison of it: for itself, and for each entry of a window."""
+    """What a look at the bound of a pair takes, and a comparison of it: for itself, and for each entry of a window.
+
+    In nanoseconds of a thread, as those of ``lemmse.means``, from which a column's comes: only their ratios matter.
+    ``python -m benchmarks.screen_costs`` measures all of them anew.
+    """
 
     look: float
     survivor: float
     entry: float
 
 
-COLUMN = 0.02
-"""What a pair takes for each column of a matrix product.
-
-This and the costs below are in units of about a nanosecond on one thread of a processor with AVX-512; only their ratios
-matter. ``python -m benchmarks.screen_costs`` measures them anew.
-"""
-
 COMPILED, INTERPRETED = Costs(look=0.3, survivor=100, entry=0.12), Costs(look=3.5, survivor=700, entry=4.5)
-
-PRODUCTS_PAIR, FUSED_PAIR = 1.0, 2.3
-"""What a pair takes beside the columns of the product where windows are multiplied, and all of it in the kernel."""
 
 GATHERED_ENTRY = 4.5
 """What an entry of a window takes that is cut out by itself, as those of small strata are in every call."""
 
 
-def exact_cost(pairs: int, rank: int | None, gathered: int = 0) -> float:
-    """Return what the exact path takes for so many pairs, in such units: by products, or in the kernel (``None``).
-
-    ``gathered`` windows are cut out of images one by one.
-    """
-    if rank is None:
-        return pairs * FUSED_PAIR
-    return pairs * (PRODUCTS_PAIR + (rank + 1) * COLUMN) + gathered * rank * GATHERED_ENTRY
+def aside(strata: Sequence[Any], images: int) -> float:
+    """Return what strata that are not screened take beside a screen, in nanoseconds of a thread."""
+    entries = sum(len(stratum.pixels) * stratum.rank for stratum in strata)
+    return cost(strata, images, None) + images * entries * GATHERED_ENTRY
 
 
 class Screened(NamedTuple):
@@ -240,6 +231,10 @@ class Screen:
             found.append(score - queries.lacks[some] - self.half_norms[image, place])
         return torch.cat(found)
 
+    def slack_of(self, atom: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        """Return the part of some atoms in the rounding of a bound or score, SLACK ‖k‖²; that of a query is its own."""
+        return 2 * self.slack * self.half_norms.flatten()[atom].double()
+
     def margin(self, tolerance: float) -> float:
         """Return how many nats below ln Z each weight that is dropped must lie for an error of ``tolerance``."""
         spread = float((self.high - self.low).max())
@@ -253,7 +248,7 @@ class Screen:
     def cost(self, pairs: float, compared: float) -> float:
         """Return what bounds of so many pairs take, and comparisons of some of them, in the units of ``Costs``."""
         costs = COMPILED if compiled(self.columns) else INTERPRETED
-        bounds = costs.look + self.columns.shape[2] * COLUMN
+        bounds = costs.look + self.columns.shape[2] * COSTS.column
         return pairs * bounds + compared * (costs.survivor + self.channels * self.patch_size**2 * costs.entry)
 
 
@@ -315,6 +310,7 @@ class Search(ABC):
         bounds = torch.cat([self.queries.columns @ some.columns.T for some in atoms], dim=1)
         best = bounds.argmax(1)
         scores = self.screen.scores(self.queries, torch.arange(len(best), device=best.device), best * SEED_STEP)
+        scores -= self.queries.slack + self.screen.slack_of(best * SEED_STEP)  # other loops round otherwise
         self.sums.floor.copy_(scores - self.margin / self.factors.min())
         return float((bounds >= self._limits(bounds)).double().mean())
 
@@ -354,7 +350,7 @@ class _InterpretedSearch(Search):
         known.compared.add_(torch.bincount(query, minlength=len(bounds)))
         atom = atoms.first + place * atoms.step
         score = screen.scores(queries, query, atom)
-        weighed = score >= known.floor[query]
+        weighed = score + screen.slack_of(atom) >= (known.floor - queries.slack)[query]
         query, atom, score = query[weighed], atom[weighed], score[weighed]
         before = known.top.clone()
         known.top.scatter_reduce_(0, query, score, "amax")
@@ -394,7 +390,8 @@ class _CompiledSearch(Search):
 
     def _meet(self, atoms: _Atoms) -> None:
         count = len(atoms.columns)
-        facts = (*self.facts, atoms.first, atoms.step, count, self.margin, self.factors.numpy())
+        rules = (2 * self.screen.slack, self.margin, self.factors.numpy())
+        facts = (*self.facts, atoms.first, atoms.step, count, *rules)
         for columns, bounds, jobs in self.blocks:
             torch.mm(columns, atoms.columns.T, out=bounds[:, :count])
             list(self.map(lambda job: self.loops(*job, *facts), jobs))

@@ -333,11 +333,12 @@ FLOORS = {
     0: {"_device", "_types", "_progress", "exercises"},
     1: {"_compiled", "_factors", "image_sets", "patches", "metrics", "gaussians", "reductions", "optics"},
     2: {"_fused", "_screen", "_weighing", "data", "operators"},
-    3: {"_checks", "kernels", "means", "screen", "strata", "windows"},
-    4: {"estimators", "networks"},
-    5: {"explain", "bounds", "blind", "training", "pretrained", "distributed"},
-    6: {"figures"},
-    7: {"ui"},
+    3: {"_checks", "kernels", "means", "strata", "windows"},
+    4: {"networks", "screen"},
+    5: {"estimators"},
+    6: {"explain", "bounds", "blind", "training", "pretrained", "distributed"},
+    7: {"figures"},
+    8: {"ui"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

@@ -1,12 +1,12 @@
 """A tolerance is kept: what the screen drops never moves a mean by more than the error bound says, at any sigma."""
 
+import math
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import lemmse as le
@@ -14,8 +14,8 @@ from lemmse import estimators, screen
 from problems import LazyImages, measured, training_set
 
 SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0)
-ROUNDING = 2e-5
-"""Of two means in float32, beside the error bound: of the products alone, 60 dB at σ ≥ 0.05 (test_local)."""
+
+pytestmark = pytest.mark.filterwarnings("ignore:images are expected in")
 
 
 @pytest.fixture(autouse=True)
@@ -23,13 +23,18 @@ def always(monkeypatch):
     """Screen however small the problem is and whether or not it pays."""
     monkeypatch.setattr(estimators, "SCREENED_FROM", 0)
     monkeypatch.setattr(screen, "FEWEST_DIRECTIONS", 1)
-    monkeypatch.setattr(screen, "WORTH", float("inf"))
+    monkeypatch.setattr(screen, "WORTH", 1e30)
+    monkeypatch.setattr(estimators, "aside", lambda *args: 0.0)
+
+
+def interpreted(monkeypatch):
+    monkeypatch.setattr(screen, "compiled", lambda like: False)
 
 
 @pytest.fixture(params=["compiled", "PyTorch"])
 def loops(request, monkeypatch):
     if request.param == "PyTorch":
-        monkeypatch.setattr(screen, "compiled", lambda like: False)
+        interpreted(monkeypatch)
 
 
 def mask_of(h, w):
@@ -47,103 +52,167 @@ PROBLEMS = {
 }
 
 
-def assert_certified(estimator, y, sigma, tolerance, rounding=ROUNDING):
-    """The true error, by float64, is within the bound but for rounding, and the bound within the tolerance.
-
-    Returns the share of the pixels that the screen was good for.
-    """
-    got = estimator(y, sigma=sigma, tolerance=tolerance)
-    options = (estimator.patch_size, estimator.pre_inverse, estimator.boundary)
-    double = le.LocalEquivariantMMSE(estimator.images.double(), estimator.physics, *options)
-    exact = double(y.double(), sigma=sigma)
-    assert got.error_bound.shape == got.mean.shape
-    assert got.error_bound.max() <= tolerance
-    assert got.error_bound.min() >= 0
-    error, bound = (got.mean.double() - exact.mean).abs(), got.error_bound.double()
-    assert (error <= bound + rounding).all()
-    tail = tolerance / float(estimator.images.amax() - estimator.images.amin())
-    of_partition = {"rtol": 2e-5, "atol": 1e-3 + 3e-6 / float(torch.as_tensor(sigma).min()) ** 2 + 2 * tail}
-    torch.testing.assert_close(got.log_partition.double(), exact.log_partition, **of_partition)
-    by_screen = got.error_bound > 0
-    assert ((error - rounding)[by_screen] < bound[by_screen]).all()
-    return float(by_screen.double().mean())
-
-
 def estimator_of(name, images, patch_size=5, boundary="circular"):
     physics, B = PROBLEMS[name](*images.shape[2:])
     return le.LocalEquivariantMMSE(images, physics, patch_size, B, boundary)
 
 
-@pytest.mark.parametrize("boundary", ["circular", "zero"])
-@pytest.mark.parametrize("shape", [(1, 7, 9), (3, 9, 7)])
-@pytest.mark.parametrize("name", PROBLEMS)
-def test_operators_boundaries_and_shapes(name, shape, boundary, loops, generator):
-    images = training_set(count=7, shape=shape, dtype=torch.float32)
-    estimator = estimator_of(name, images, boundary=boundary)
-    y = measured(images, estimator.physics, generator, sigma=0.1)
-    by_screen = assert_certified(estimator, y, 0.1, 1e-2)
-    assert estimator._screens
-    if boundary == "circular":
-        assert by_screen > 0
+def rounding(estimator, y, sigma):
+    """How far rounding moves the mean of each query, whichever path it takes, but for the bound: (b, 1, 1, 1).
+
+    Half squared distances are rounded by two epsilons of (‖q‖ + ‖k‖)², uncentred where A and B round, and where all
+    log-weights are off by d, a mean moves by at most tanh(d/2) times the spread.
+    """
+    longest = max(
+        float(s.queries(estimator._centred(y)[i : i + 1]).own.amax()) ** 0.5 + float(s.half_norms.amax()) ** 0.5
+        for s in estimator._screens.values()
+        for i in range(len(y))
+    )
+    uncentred = float(y.abs().amax()) * math.sqrt(estimator._keys.shape[1]) * estimator.patch_size
+    half_distance = 2 * torch.finfo(estimator.dtype).eps * 2 * longest * (longest + uncentred)
+    spread = float(estimator.images.amax() - estimator.images.amin())
+    off = half_distance / torch.as_tensor(sigma).double().square()
+    size = float(estimator.images.abs().amax())
+    return (spread * (off / 2).tanh() + 16 * torch.finfo(estimator.dtype).eps * size).reshape(-1, 1, 1, 1)
 
 
-@settings(max_examples=60, deadline=None)
+def assert_certified(estimator, y, sigma, tolerance):
+    """The true error, by float64, is within the bound but for rounding, and the bound within the tolerance.
+
+    Returns the share of pixels that the screen was good for, and the largest error, less rounding, over its bound.
+    """
+    got = estimator(y, sigma=sigma, tolerance=tolerance)
+    options = (estimator.patch_size, estimator.pre_inverse, estimator.boundary)
+    exact = le.LocalEquivariantMMSE(estimator.images.double(), estimator.physics, *options)(y.double(), sigma=sigma)
+    assert got.error_bound.shape == got.mean.shape
+    assert 0 <= got.error_bound.min() <= got.error_bound.max() <= tolerance
+    error, bound = (got.mean.double() - exact.mean).abs() - rounding(estimator, y, sigma), got.error_bound.double()
+    assert (error <= bound).all()
+    by_screen = bound > 0
+    return float(by_screen.double().mean()), float((error / bound)[by_screen].max()) if by_screen.any() else 0.0
+
+
+IMAGES = {
+    "noise": lambda x: x,
+    "few colours": lambda x: (x[..., ::4, ::4] * 4).round().div(4).repeat_interleave(4, 2).repeat_interleave(4, 3),
+    "duplicates": lambda x: x[[0, 1, 2, 0, 1, 2, 0, 1, 2]],
+    "all equal": lambda x: x[:1].expand(9, -1, -1, -1).clone(),
+    "constant": lambda x: x[..., :1, :1].expand_as(x).clone(),
+    "one colour": lambda x: torch.full_like(x, 0.3),
+    "bright": lambda x: 100 + x,
+    "faint": lambda x: 1e-3 * x - 2,
+    "one far away": lambda x: torch.cat([x[:8], 1e3 * x[8:]]),
+    "alone": lambda x: x[:1],
+}
+
+
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    sigma=st.floats(0.01, 3),
-    tolerance=st.floats(1e-7, 0.5),
-    smooth=st.booleans(),
-    channels=st.sampled_from([1, 3]),
+    kind=st.sampled_from(list(IMAGES)),
+    operators=st.sampled_from(list(PROBLEMS)),
+    boundary=st.sampled_from(["circular", "zero"]),
+    shape=st.sampled_from([(1, 8, 8), (3, 12, 8), (2, 8, 12)]),
+    patch_size=st.sampled_from([3, 5]),
+    nats=st.floats(-13.8, 13.8),
+    tolerance=st.floats(1e-9, 0.7),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    entries=st.sampled_from([1, 2, 4]),
+    by_loops=st.booleans(),
+    several=st.booleans(),
 )
-def test_the_error_is_within_its_bound(seed, sigma, tolerance, smooth, channels):
-    """Images of noise, where nothing is near, or of few colours, where much is; queries near one of them or not."""
+@example(0, "noise", "denoising", "circular", (3, 12, 8), 5, math.log(1e-6), 1e-3, torch.float32, 4, True, True)
+@example(0, "noise", "denoising", "circular", (3, 12, 8), 5, math.log(1e6), 1e-3, torch.float64, 4, True, False)
+def test_the_error_is_within_its_bound(
+    seed, kind, operators, boundary, shape, patch_size, nats, tolerance, dtype, entries, by_loops, several
+):
+    """Whatever the images, the operators, the noise and the dtype; queries lie near one of the images or do not."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.rand(9, channels, 8, 8, generator=generator)
-    if smooth:
-        images = (images[..., ::4, ::4] * 4).round().div(4).repeat_interleave(4, 2).repeat_interleave(4, 3)
-    y = images[:2] + sigma * torch.randn(2, channels, 8, 8, generator=generator)
+    images = IMAGES[kind](torch.rand(9, *shape, generator=generator, dtype=torch.float64)).to(dtype)
+    sigma = math.exp(nats)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(screen, "BLOCK_ATOMS", 128)
-        # at σ = 0.01 float32 is good for a weight of a few thousandths: distances of 1e-7, over 2σ²
-        assert_certified(
-            estimator_of("denoising", images), y, sigma, tolerance, rounding=max(ROUNDING, 1e-7 / sigma**2)
+        patch.setattr(estimators, "SCREENED_FROM", 1000)  # not for the many small strata of a zero boundary
+        patch.setattr(screen, "ENTRIES_PER_DIRECTION", entries)
+        if not by_loops:
+            interpreted(patch)
+        estimator = estimator_of(operators, images, patch_size, boundary)
+        assume(estimator._screens)  # strata are large enough
+        clean = estimator.physics.A(images[:1].expand(2, -1, -1, -1))
+        y = clean + sigma * torch.randn(clean.shape, generator=generator, dtype=torch.float64).to(dtype)
+        if several:
+            assert_certified(estimator, y[:1].expand(3, -1, -1, -1), sigma * torch.tensor([1.0, 0.1, 2.0]), tolerance)
+        else:
+            assert_certified(estimator, y, sigma, tolerance)
+
+
+def test_real_images(loops, generator):
+    """All sigmas, with each kind of operators, and with the screen up to sigmas at which all atoms matter."""
+    sigma = torch.tensor(SIGMAS)
+    worst = 0.0
+    for name, images, x in (
+        ("denoising", le.data.fashion_mnist("train", 5)[..., 4:24, 4:24], le.data.fashion_mnist("test", 1)),
+        ("denoising", le.data.photo_crops("train", size=16, count=12), le.data.photo_crops("test", size=16, count=1)),
+        ("inpainting", le.data.photo_crops("train", size=16, count=6), le.data.photo_crops("test", size=16, count=1)),
+    ):
+        x = x[..., : images.shape[2], : images.shape[3]]
+        estimator = estimator_of(name, images.contiguous(), patch_size=7)
+        y = estimator.physics.A(x) + sigma[:, None, None, None] * torch.randn(5, *x.shape[1:], generator=generator)
+        share, ratio = assert_certified(estimator, y, sigma, 1e-3)
+        assert share > (0.9 if name == "denoising" else 0.4)
+        worst = max(worst, ratio)
+    print(f"largest error/bound on real images: {worst:.2g}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_thousand_ties_at_the_floor(dtype, loops, monkeypatch, generator):
+    """All atoms but those of one image weigh just less than what is dropped, and would all pull the mean one way.
+
+    Bounds are made exact, so that they are dropped indeed: the error comes up to its bound, and not beyond.
+    """
+    monkeypatch.setattr(screen, "ENTRIES_PER_DIRECTION", 1)
+    count, ratios = 1000, []
+    for sigma in (1e-3, 0.01, *SIGMAS, 10.0, 1e3):
+        nats, tolerance = 20.0, 1e-3 * sigma
+        for _ in range(9):  # the spread of the values depends on the depth, and that on the spread
+            nats = math.log(count * 25 * (sigma * math.sqrt(2 * nats) / 5) / tolerance)
+        # each weighs exp(-nats) of the nearest image, whose 25 windows are all alike, as are those of every other
+        depths = nats - math.log(25) + torch.linspace(1e-2, 0.5, count).double()
+        depths[0] = 0
+        images = 0.5 + sigma * (2 * depths).sqrt()[:, None, None, None].expand(-1, 1, 5, 5) / 5
+        y = torch.full((1, 1, 5, 5), 0.5)
+        estimator = estimator_of("denoising", images.to(dtype))
+        ratios.append(assert_certified(estimator, y.to(dtype), sigma, tolerance)[1])
+    print("largest error/bound at the floor, per sigma:", *(f"{ratio:.2g}" for ratio in ratios))
+    assert max(ratios) > 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_thousand_near_ties(dtype, loops, generator):
+    """Windows at nearly the same distance, in pairs with very different centres: the posterior is split between them.
+
+    Half of them tie with the nearest, by up to 1e-6 nats and more, the other half about the floor.
+    """
+    pairs, tolerance, worst = 500, 1e-3, 0.0
+    y = torch.rand(1, 1, 5, 5, generator=generator, dtype=torch.float64)
+    direction = torch.randn(pairs, 1, 5, 5, generator=generator, dtype=torch.float64)
+    direction[:, :, 2, 2] = 4 * direction[:, :, 2, 2].sign()
+    direction /= direction.flatten(1).norm(dim=1)[:, None, None, None]
+    for sigma in (1e-3, 0.01, *SIGMAS, 10.0):
+        nats = math.log(2 * pairs * 25 / tolerance)
+        offsets = torch.cat([torch.logspace(-6, 0, pairs // 2), nats + torch.linspace(-4, 1, pairs // 2)]).double()
+        away = sigma * (2 * (1 + offsets)).sqrt()[:, None, None, None] * direction
+        images = torch.cat([y + away, y - away * (1 + 1e-7)])
+        worst = max(
+            worst, assert_certified(estimator_of("denoising", images.to(dtype)), y.to(dtype), sigma, tolerance)[1]
         )
+    print(f"largest error/bound of near-ties: {worst:.2g}")
 
 
-@pytest.mark.parametrize("sigma", SIGMAS)
-def test_real_images(sigma, loops, generator):
-    images, x = le.data.fashion_mnist("train", 10), le.data.fashion_mnist("test", 1)
-    y = x + sigma * torch.randn(x.shape, generator=generator)
-    by_screen = assert_certified(estimator_of("denoising", images, patch_size=7), y, sigma, 1e-3)
-    if sigma <= 0.2:
-        assert by_screen == 1
-
-
-@pytest.mark.parametrize("sigma", SIGMAS)
-def test_a_thousand_near_ties(sigma, loops, generator):
-    """Windows at distances that nearly tie with the floor of the screen: of weights just above and below its cut."""
-    count, tolerance = 1000, 1e-3
-    images = torch.rand(count, 1, 5, 5, generator=generator) * 1e-3
-    direction = torch.randn(5, 5, generator=generator)
-    direction /= direction.norm()
-    # one at distance 0, all others at r² = 2σ² (cut ± a little): each weighs about tolerance / atoms
-    cut = np.log(count * 25 / tolerance)
-    depths = 2 * sigma**2 * (cut + torch.linspace(-3, 3, count))
-    images += depths.sqrt()[:, None, None, None] * direction
-    images[0] = 0
-    images = (images - images.amin()) / (images.amax() - images.amin()).clamp_min(1)
-    y = images[:1] + 1e-3 * sigma * torch.randn(1, 1, 5, 5, generator=generator)
-    assert_certified(estimator_of("denoising", images), y, sigma, tolerance)
-
-
-def test_several_sigmas_of_one_measurement_and_a_batch(loops, generator):
-    """Certified at the largest of them; each measurement of a batch has the answer that it has alone."""
+def test_a_batch_has_the_answers_of_each_alone(loops, generator):
     images = training_set(count=7, shape=(3, 9, 7), dtype=torch.float32)
     estimator = estimator_of("denoising", images)
-    y = measured(images, le.Denoising(), generator, sigma=0.1, count=3)
-    sigma = torch.tensor([0.05, 0.1, 0.3])
-    assert_certified(estimator, y[:1].expand(3, -1, -1, -1), sigma, 1e-3)
-    assert_certified(estimator, y, sigma, 1e-3)
+    y, sigma = measured(images, le.Denoising(), generator, sigma=0.1, count=3), torch.tensor([0.05, 0.1, 0.3])
     together = estimator(y, sigma=sigma, tolerance=1e-3)
     for i in range(3):
         alone = estimator(y[i : i + 1], sigma=float(sigma[i]), tolerance=1e-3)
@@ -164,15 +233,27 @@ def test_threads_give_the_same_answer(generator):
 
 
 def test_a_mean_of_what_is_kept_alone_is_off(monkeypatch, generator):
-    """The tests above can fail: a floor that is too high by e⁷ breaks the bound."""
+    """The tests above can fail: a floor that is too high by e¹² breaks the bound."""
     images = training_set(count=40, shape=(1, 8, 8), dtype=torch.float32)
     estimator = estimator_of("denoising", images)
     y = measured(images, le.Denoising(), generator, sigma=0.5, count=1)
-    assert_certified(estimator, y, 0.5, 1e-3)
-    honest = screen.Screen._margin
-    monkeypatch.setattr(screen.Screen, "_margin", lambda self, tolerance: max(0.0, honest(self, tolerance) - 12))
+    honest = screen.Screen.margin
+    monkeypatch.setattr(screen.Screen, "margin", lambda self, tolerance: max(0.0, honest(self, tolerance) - 12))
     got, exact = estimator(y, sigma=0.5, tolerance=1e-3), estimator(y, sigma=0.5)
     assert (got.mean - exact.mean).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("size", [1e3, 1e8, 1e15, 1e30])
+def test_measurements_of_any_size(size, loops, generator):
+    """Nothing is read that is not there, whatever overflows: scores reach below all that they usually are."""
+    images = training_set(count=5, shape=(1, 9, 7), dtype=torch.float32)
+    y = size * torch.randn(1, 1, 9, 7, generator=generator)
+    estimator = estimator_of("denoising", images)
+    for sigma in (1e-6, 1.0, size):
+        got, exact = estimator(y, sigma=sigma, tolerance=1e-3), estimator(y, sigma=sigma)
+        assert 0 <= got.error_bound.min() <= got.error_bound.max() <= 1e-3
+        assert (got.mean.isnan() == exact.mean.isnan()).all()
+    torch.testing.assert_close(got.mean, exact.mean, rtol=0, atol=2e-3, equal_nan=True)  # nearly all weigh the same
 
 
 class TestWhereItIsExact:
@@ -205,17 +286,12 @@ class TestWhereItIsExact:
         assert not estimator._screens
         self.same(estimator)
 
-    def test_where_it_does_not_pay(self, monkeypatch):
-        """Too many atoms survive: seen after a share of the work, and the answer is the exact one."""
-        monkeypatch.setattr(screen, "WORTH", 0.9)
-        monkeypatch.setattr(screen, "BLOCK_ATOMS", 1)
+    def test_products_in_low_precision(self, monkeypatch):
+        """As TF32 and bfloat16 have it: bounds are none then."""
         estimator = le.LocalEquivariantMMSE(self.images, le.Denoising(), 5)
-        v, (shown,) = estimator._centred(self.images[:1]), estimator._screens.values()
-        for sigma, pays in ((0.01, True), (10.0, False)):
-            found = shown.means(v, torch.tensor([sigma**-2]).double(), 1e-3, budget=10 * 7 * 63**2)
-            assert (found is not None) == pays
-        monkeypatch.setattr(screen, "COMPILED", screen.Costs(1e6, 1e6, 1e6, 1e6))
-        self.same(estimator)
+        assert estimator(self.y, sigma=0.1, tolerance=1e-3).error_bound.all()
+        monkeypatch.setattr(screen, "SLACK", {torch.float32: 1e-9})  # as if these products were as rough
+        self.same(le.LocalEquivariantMMSE(self.images, le.Denoising(), 5))
 
     def test_images_of_one_colour(self):
         estimator = le.LocalEquivariantMMSE(torch.full((3, 1, 8, 8), 0.5), le.Denoising(), 5)
@@ -224,20 +300,46 @@ class TestWhereItIsExact:
         assert got.error_bound.max() <= 1e-6
 
 
+@pytest.mark.parametrize(("name", "fused"), [("denoising", True), ("denoising", False), ("inpainting", True)])
+def test_never_much_slower_than_the_exact_path(name, fused, monkeypatch, generator):
+    """By the costs that are stated: what is looked at before a search gives up is a small part of the exact path."""
+    monkeypatch.undo()
+    monkeypatch.setattr(estimators, "SCREENED_FROM", 0)
+    met, pays, spent, budgets = screen.Search._met, screen.Search.pays, [], []
+
+    def counted(self, blocks):
+        share = met(self, blocks)
+        pairs = len(self.queries.columns) * sum(len(some.columns) for some in blocks)
+        spent.append(self.screen.cost(pairs, share * pairs))
+        return share
+
+    monkeypatch.setattr(screen.Search, "_met", counted)
+    monkeypatch.setattr(screen.Search, "pays", lambda self, budget: budgets.append(budget) or pays(self, budget))
+    images, x = le.data.photo_crops("train", size=24, count=110), le.data.photo_crops("test", size=24, count=1)
+    estimator = estimator_of(name, images, patch_size=7)
+    if not fused:
+        estimator._fused = None
+    found = []
+    for sigma in (0.02, *SIGMAS):
+        y = estimator.physics.A(x)
+        y = y + sigma * torch.randn(y.shape, generator=generator)
+        spent.clear(), budgets.clear()
+        found.append(estimator._certified(y, torch.tensor([sigma]).double(), le.PosteriorMean(), 1e-3) is not None)
+        assert sum(spent) <= (1.05 if found[-1] else 0.12) * sum(budgets)
+    assert found[0] or fused
+    assert not found[-1]
+
+
 def test_some_of_a_batch_by_screen_and_others_exactly(monkeypatch, generator):
     """Those of large sigmas do not pay: every measurement has its own answer, in its own place."""
     images = training_set(count=7, shape=(3, 9, 7), dtype=torch.float32)
     y, sigma = measured(images, le.Denoising(), generator, sigma=0.1, count=3), torch.tensor([5.0, 0.05, 5.0])
-    means = screen.Screen.means
-    only_small = lambda self, v, inverse_variances, *args: (  # noqa: E731
-        means(self, v, inverse_variances, *args) if inverse_variances.min() > 1 else None
-    )
-    monkeypatch.setattr(screen.Screen, "means", only_small)
+    monkeypatch.setattr(screen.Search, "pays", lambda self, budget: self._seeded() < 0 or self.factors.min() > 1)
     estimator = estimator_of("denoising", images)
     got, exact = estimator(y, sigma=sigma, tolerance=1e-3), estimator(y, sigma=sigma)
     assert [bool(each.any()) for each in got.error_bound] == [False, True, False]
     torch.testing.assert_close(got.mean[::2], exact.mean[::2], rtol=0, atol=1e-6)
-    assert ((got.mean - exact.mean).abs() <= got.error_bound + ROUNDING).all()
+    assert ((got.mean - exact.mean).abs() <= got.error_bound + rounding(estimator, y, sigma)).all()
 
 
 @pytest.mark.parametrize("tolerance", [-1e-3, float("nan")])
@@ -254,14 +356,7 @@ def test_reductions_that_need_exact_weights_refuse(reduction):
         estimator(torch.zeros(1, 1, 8, 8, dtype=torch.float64), sigma=0.1, tolerance=1e-3, reduction=reduction)
 
 
-def test_float64_is_certified_to_its_own_rounding(generator):
-    images = training_set(count=20, shape=(1, 9, 9))
-    y = measured(images, le.Denoising(), generator, sigma=0.1)
-    for tolerance in (1e-2, 1e-9, 1e-11):
-        assert_certified(estimator_of("denoising", images), y, 0.1, tolerance, rounding=1e-12)
-
-
-def test_without_numba(generator):
+def test_without_numba():
     """The PyTorch loops serve, and numba is not loaded."""
     code = (
         "import sys; sys.modules['numba'] = None\n"
@@ -270,7 +365,7 @@ def test_without_numba(generator):
         "import torch, lemmse as le\n"
         "from lemmse import screen, estimators\n"
         "screen.WORTH, estimators.SCREENED_FROM = float('inf'), 0\n"
-        "images = torch.rand(60, 1, 28, 28)\n"
+        "images = torch.rand(20, 1, 28, 28)\n"
         "got = le.LocalEquivariantMMSE(images, le.Denoising(), 5)(images[:1], sigma=0.1, tolerance=1e-3)\n"
         "assert 0 < got.error_bound.max() <= 1e-3"
     )
