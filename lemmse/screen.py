@@ -28,7 +28,7 @@ from .patches import windows_at
 
 __all__ = ["Screen", "Screened", "Search", "aside", "directions_within", "search"]
 
-DIRECTIONS = 48
+DIRECTIONS = 40
 """Principal coordinates that a bound compares one by one."""
 
 BAND_EDGES = (1, 4 / 3, 2, 8 / 3)
@@ -50,7 +50,7 @@ SEED_STEP, PILOT_STEP = 61 * 16, 61
 """Every so-many-th atom is looked at before all are, for first floors, and for what all will take. Not powers of two,
 so that the pixels that they are of lie anywhere in an image."""
 
-SEED_EASE, PILOT_EASE = 10.0, 4.0
+SEED_EASE, PILOT_EASE = 15.0, 5.0
 """How many times fewer atoms may be compared in the end, as floors rise, than at those of the seed and the pilot."""
 
 PASSES = 64
@@ -78,7 +78,7 @@ class Costs(NamedTuple):
     entry: float
 
 
-COMPILED, INTERPRETED = Costs(look=0.3, survivor=100, entry=0.12), Costs(look=3.5, survivor=700, entry=4.5)
+COMPILED, INTERPRETED = Costs(look=0.25, survivor=100, entry=0.12), Costs(look=2.2, survivor=100, entry=7.0)
 
 GATHERED_ENTRY = 4.5
 """What an entry of a window takes that is cut out by itself, as those of small strata are in every call."""

@@ -72,8 +72,9 @@ def rounding(estimator, y, sigma):
     half_distance = 2 * torch.finfo(estimator.dtype).eps * 2 * longest * (longest + uncentred)
     spread = float(estimator.images.amax() - estimator.images.amin())
     off = half_distance / torch.as_tensor(sigma).double().square()
-    size = float(estimator.images.abs().amax())
-    return (spread * (off / 2).tanh() + 16 * torch.finfo(estimator.dtype).eps * size).reshape(-1, 1, 1, 1)
+    atoms = len(estimator.images) * len(estimator.window_index)  # their sums are in float64
+    of_values = 16 * torch.finfo(estimator.dtype).eps + atoms * torch.finfo(torch.float64).eps
+    return (spread * (off / 2).tanh() + of_values * float(estimator.images.abs().amax())).reshape(-1, 1, 1, 1)
 
 
 def assert_certified(estimator, y, sigma, tolerance):
@@ -106,7 +107,7 @@ IMAGES = {
 }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     kind=st.sampled_from(list(IMAGES)),
@@ -136,7 +137,8 @@ def test_the_error_is_within_its_bound(
         patch.setattr(screen, "ENTRIES_PER_DIRECTION", entries)
         if not by_loops:
             interpreted(patch)
-        estimator = estimator_of(operators, images, patch_size, boundary)
+        few = 3 if boundary == "zero" else patch_size  # strata
+        estimator = estimator_of(operators, images, few, boundary)
         assume(estimator._screens)  # strata are large enough
         clean = estimator.physics.A(images[:1].expand(2, -1, -1, -1))
         y = clean + sigma * torch.randn(clean.shape, generator=generator, dtype=torch.float64).to(dtype)
@@ -151,12 +153,12 @@ def test_real_images(loops, generator):
     sigma = torch.tensor(SIGMAS)
     worst = 0.0
     for name, images, x in (
-        ("denoising", le.data.fashion_mnist("train", 5)[..., 4:24, 4:24], le.data.fashion_mnist("test", 1)),
-        ("denoising", le.data.photo_crops("train", size=16, count=12), le.data.photo_crops("test", size=16, count=1)),
+        ("denoising", le.data.fashion_mnist("train", 5)[..., 6:22, 6:22], le.data.fashion_mnist("test", 1)),
+        ("denoising", le.data.photo_crops("train", size=16, count=8), le.data.photo_crops("test", size=16, count=1)),
         ("inpainting", le.data.photo_crops("train", size=16, count=6), le.data.photo_crops("test", size=16, count=1)),
     ):
-        x = x[..., : images.shape[2], : images.shape[3]]
-        estimator = estimator_of(name, images.contiguous(), patch_size=7)
+        x = x[..., 6:22, 6:22] if x.shape[2] > 16 else x
+        estimator = estimator_of(name, images.contiguous(), 5 if name == "denoising" else 3)
         y = estimator.physics.A(x) + sigma[:, None, None, None] * torch.randn(5, *x.shape[1:], generator=generator)
         share, ratio = assert_certified(estimator, y, sigma, 1e-3)
         assert share > (0.9 if name == "denoising" else 0.4)
