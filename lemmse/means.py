@@ -166,12 +166,15 @@ class Workers:
         self.running = []
 
     def __enter__(self) -> "Workers":
-        """Start the threads."""
-        self.pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
+        """Start the threads, if there is more than one."""
+        if self.threads > 1:
+            self.pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
         return self
 
     def __exit__(self, *raised: Any) -> None:
         """End the threads."""
+        if self.threads == 1:
+            return
         try:
             if raised[0] is None:
                 self.wait()
@@ -181,6 +184,10 @@ class Workers:
 
     def run(self, jobs: Sequence[Callable[[Tensor], None]]) -> None:
         """Wait for the jobs before, and begin with these: one for each thread at most, which is handed its room."""
+        if self.threads == 1:
+            for job in jobs:
+                job(self.rooms[0])
+            return
         self.wait()
         self.running = [self.pool.submit(job, room) for job, room in zip(jobs, self.rooms, strict=False)]
 

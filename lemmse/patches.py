@@ -99,8 +99,7 @@ def window_index(h: int, w: int, patch_size: int, boundary: str = "circular") ->
 
 def windows_at(v: Float[Tensor, "b c h w"], index: Int64[Tensor, "m p2"]) -> Float[Tensor, "b m d"]:
     """Return the windows whose pixels ``index`` names, zero beyond the boundary, as ``extract_patches`` orders them."""
-    c, pixels = v.shape[1], v[0, 0].numel()
-    beyond = index == pixels
-    entries = (torch.arange(c, device=v.device)[:, None] * pixels + index.where(~beyond, 0)[:, None]).flatten()
-    windows = v.flatten(1).index_select(1, entries).unflatten(1, (len(index), -1))
-    return windows.masked_fill(beyond.repeat(1, c), 0) if beyond.any() else windows
+    padded = torch.nn.functional.pad(v.flatten(2), (0, 1))  # pixel h·w is zero
+    channels = torch.arange(v.shape[1], device=v.device)[:, None]
+    entries = (channels * padded.shape[2] + index[:, None]).flatten()
+    return padded.flatten(1).index_select(1, entries).unflatten(1, (len(index), -1))
