@@ -20,6 +20,7 @@ from .problems import Scene, colours
 
 ROUNDS = 15
 IMAGES = 64
+BESIDE = 100  # small strata
 SHARE = 0.01
 """Of the pairs of a block, those whose bounds reach the floor while comparisons are timed."""
 
@@ -66,6 +67,17 @@ def searching(scene: Scene, patch_size: int) -> tuple[dict[str, Callable[[], obj
     meet(True)
     pairs, reach = len(run.queries.columns) * sum(len(some.columns) for some in blocks), int(run.sums.compared.sum())
     return {"none": lambda: meet(False), "some": lambda: meet(True)}, pairs, reach, prepared.columns.shape[2]
+
+
+def beside(scene: Scene, images: int) -> Callable[[], object]:
+    """Return what reduces some strata of one pixel each, around a hole, in so many images."""
+    mask = torch.ones(scene.images.shape[2:])
+    mask[12:20, 12:20] = 0
+    physics = le.Inpainting(mask)
+    one = le.LocalEquivariantMMSE(scene.images[:images], physics, 11, le.PseudoInverse(physics))
+    alone = [i for i, stratum in enumerate(one.strata) if len(stratum.pixels) == 1][:BESIDE]
+    y, sigma = scene.measured(physics, 0.1), torch.tensor([0.1], dtype=torch.float64)
+    return lambda: one._strata_by_products(y, sigma, le.PosteriorMean(), range(images), alone)
 
 
 def product(columns: int) -> Callable[[], object]:
@@ -119,11 +131,9 @@ def main() -> None:
             line(
                 f"kernel, P = {patch_size}, {c} ch.", took["kernel"] / pairs, means.COSTS.fused + c * means.COSTS.colour
             )
-        one = estimator(scenes[11], 11)
-        comparison, some = one._comparisons[0], one.window_index[:1]
-        cut = lambda: comparison.keys(le.patches.windows_at(one._keys, some))  # noqa: E731
-        took = smallest({"cut": lambda: [cut() for _ in range(20)]})["cut"] / 20
-        line("entry of a gathered window", took / (IMAGES * 363), screen.GATHERED_ENTRY)
+        few, many = (smallest({"": beside(scenes[11], count)}, 5)[""] for count in (4, IMAGES))
+        line("stratum beside a screen", few / BESIDE, screen.STRATUM)
+        line("entry of its windows", (many - few) / (BESIDE * (IMAGES - 4) * 363), screen.GATHERED_ENTRY)
 
 
 if __name__ == "__main__":

@@ -80,14 +80,14 @@ class Costs(NamedTuple):
 
 COMPILED, INTERPRETED = Costs(look=0.25, survivor=100, entry=0.12), Costs(look=2.2, survivor=100, entry=7.0)
 
-GATHERED_ENTRY = 4.5
-"""What an entry of a window takes that is cut out by itself, as those of small strata are in every call."""
+STRATUM, GATHERED_ENTRY = 7e5, 6.0
+"""What a small stratum takes beside its pairs, and each entry of its windows, cut out one by one in every call."""
 
 
 def aside(strata: Sequence[Any], images: int) -> float:
     """Return what strata that are not screened take beside a screen, in nanoseconds of a thread."""
     entries = sum(len(stratum.pixels) * stratum.rank for stratum in strata)
-    return cost(strata, images, None) + images * entries * GATHERED_ENTRY
+    return cost(strata, images, None) + len(strata) * STRATUM + images * entries * GATHERED_ENTRY
 
 
 class Screened(NamedTuple):
