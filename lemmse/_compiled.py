@@ -19,6 +19,7 @@ from ._types import LOG_WEIGHT_FLOOR
 
 __all__ = [
     "FLOOR",
+    "HALF",
     "NOTHING",
     "ZERO",
     "compiled",

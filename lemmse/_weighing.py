@@ -10,12 +10,32 @@ from typing import no_type_check
 
 import numpy as np
 
-from ._compiled import FLOOR, NOTHING, ZERO, compiled, dot, exponentials, keep_compiled, largest, reach
+from ._compiled import FLOOR, HALF, NOTHING, ZERO, compiled, dot, exponentials, index, keep_compiled, largest, reach
 
-__all__ = ["NOTHING", "reach", "weigh"]
+__all__ = ["NOTHING", "cut", "reach", "weigh"]
 
 ATOMS = 256
 """Atoms whose weights are made, or left out, together."""
+
+
+@compiled
+@no_type_check
+def cut(out, images, which, rows, columns, patch_size):
+    """Set out[k] to (x, -½‖x‖²), x the window of images[which[k]] around (rows[k], columns[k]), colour by colour.
+
+    ``images`` (D, c, h + p - 1, w + p - 1) go on beyond their border by half a window.
+    """
+    for k in range(len(which)):
+        key, image, total, entry = out[k], images[which[k]], ZERO, index(0)
+        for channel in range(len(image)):
+            for a in range(patch_size):
+                line = image[index(channel), rows[k] + index(a)]
+                for b in range(patch_size):
+                    number = line[columns[k] + index(b)]
+                    key[entry] = number
+                    total += number * number
+                    entry += index(1)
+        key[entry] = -HALF * total
 
 
 @compiled
@@ -68,3 +88,4 @@ def weigh(scores, columns, factors, within, top, sums, depths):
 
 
 keep_compiled(weigh)
+keep_compiled(cut)

@@ -44,6 +44,7 @@ from .means import (
     FusedChunk,
     FusedWindows,
     Merged,
+    PlainKeys,
     StratumSums,
     Workers,
     cost,
@@ -683,6 +684,7 @@ class LocalEquivariantMMSE(Estimator):
         merges = self._compiled and self._fused is None and self._keys is not None
         large = [count * len(each.pixels) ** 2 >= MERGED_FROM for each in self._comparisons]
         self._merged = {i: self._merged_in(i) for i in range(len(large)) if merges and large[i]}
+        self._plain = PlainKeys(self._keys, self.patch_size, self.boundary) if any(self._merged.values()) else None
 
     def _merged_in(self, stratum: int) -> Merged | None:
         """Return the windows of a stratum that differ, if few enough do."""
@@ -940,7 +942,13 @@ class LocalEquivariantMMSE(Estimator):
             for i, size in sizes.items():
                 comparison, unique = self._comparisons[i], merged.get(i)
                 for (start, stop), _ in zip(_split(range(first, end), size), steps, strict=False):
-                    part = slice(start - first, stop - first)
+                    part, size = slice(start - first, stop - first), len(comparison.pixels)
+                    if unique is not None:
+                        of_images = slice(*unique.between(start * size, stop * size))
+                        atoms = unique.atoms[of_images]
+                        if PlainKeys.fit(comparison):
+                            yield i, start, self._plain.of(atoms, comparison.pixels), unique.columns[:, of_images]
+                            continue
                     if self._rows is None:
                         rows = comparison.keys(self._windows(comparison, keys[part]))
                     else:
@@ -948,11 +956,7 @@ class LocalEquivariantMMSE(Estimator):
                     if unique is None:
                         yield i, start, rows, worth(values[part].flatten(2)[..., comparison.pixels])
                     else:
-                        of_images = slice(
-                            *unique.between(start * len(comparison.pixels), stop * len(comparison.pixels))
-                        )
-                        kept = unique.atoms[of_images] - start * len(comparison.pixels)
-                        yield i, start, rows[kept], unique.columns[:, of_images]
+                        yield i, start, rows[atoms - start * size], unique.columns[:, of_images]
 
     def _windows(self, comparison: WindowComparison, v: Float[Tensor, "k c h w"]) -> Float[Tensor, "k s d"]:
         """Return the windows around the pixels of a stratum: slices where they are many, else entry by entry."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .reductions import SummedTerm, TermMoments
 
-__all__ = ["FusedWindows", "Merged", "StratumSums", "Workers", "merged_duplicates", "with_numba", "worth"]
+__all__ = ["FusedWindows", "Merged", "PlainKeys", "StratumSums", "Workers", "merged_duplicates", "with_numba", "worth"]
 
 NORMED = 256
 """Images whose windows' norms are computed at once."""
@@ -128,6 +128,35 @@ def merged_duplicates(
     return Merged(kept, torch.zeros_like(columns).index_add_(1, first, columns)[:, kept])
 
 
+@final
+class PlainKeys:
+    """The keys (x, -½‖x‖²) of windows x that are compared as they are, cut out of images one by one.
+
+    ``v`` (D, c_v, h, w) is B A of images. With ``merged_duplicates`` few windows of an image are left, and copies of
+    all of them would take longer than their products.
+    """
+
+    def __init__(self, v: Float[Tensor, "k c_v h w"], patch_size: int, boundary: str):
+        mode = "circular" if boundary == "circular" else "constant"
+        self.width, self.patch_size = v.shape[3], patch_size
+        self.padded = torch.nn.functional.pad(v, 4 * (patch_size // 2,), mode=mode)
+
+    @staticmethod
+    def fit(comparison: Any) -> bool:
+        """Return whether these are the keys of a ``OneWhitener``."""
+        return comparison.centre is None and comparison.whitener.kind == "none" and comparison.dtype == torch.float32
+
+    def of(self, atoms: Int64[Tensor, " n"], pixels: Int64[Tensor, " s"]) -> Float[Tensor, "n r"]:
+        """Return the keys of atoms, numbered as in ``Merged``, of a stratum of these pixels."""
+        from . import _weighing  # not at the top, as below
+
+        image, pixel = atoms // len(pixels), pixels[atoms % len(pixels)]
+        keys = self.padded.new_empty(len(atoms), self.padded.shape[1] * self.patch_size**2 + 1)
+        places = (image, pixel // self.width, pixel % self.width)
+        _weighing.cut(keys.numpy(), self.padded.numpy(), *(x.numpy().astype(np.uintp) for x in places), self.patch_size)
+        return keys
+
+
 def worth(values: Float[Tensor, "k c s"]) -> Float[Tensor, "m n"]:
     """Return the columns of atoms that stand for themselves: 1, values of pixels, and their squares."""
     values = values.movedim(1, 0).flatten(1)
@@ -157,7 +186,8 @@ def cost(strata: Sequence[Any], images: int, colours: int | None) -> float:
 class Workers:
     """As many threads as torch has, each of which takes one, with room for scores: they run while the caller goes on.
 
-    A context; at its end all is done.
+    A context; at its end all is done. Within it the caller's thread takes one, too: a team of torch's own threads would
+    wait for its next task in a busy loop, on a core that a worker needs.
     """
 
     def __init__(self) -> None:
@@ -168,6 +198,7 @@ class Workers:
     def __enter__(self) -> "Workers":
         """Start the threads, if there is more than one."""
         if self.threads > 1:
+            torch.set_num_threads(1)
             self.pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
         return self
 
@@ -180,7 +211,7 @@ class Workers:
                 self.wait()
         finally:
             self.pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(self.threads)  # new threads take the number that was set last, anywhere
+            torch.set_num_threads(self.threads)
 
     def run(self, jobs: Sequence[Callable[[Tensor], None]]) -> None:
         """Wait for the jobs before, and begin with these: one for each thread at most, which is handed its room."""

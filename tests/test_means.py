@@ -274,6 +274,16 @@ class TestMergedDuplicates:
             together = means.worth(values)[:, equals].sum(1)
             torch.testing.assert_close(torch.stack(column), together)
 
+    @pytest.mark.parametrize("boundary", ["circular", "zero"])
+    @pytest.mark.parametrize("patch_size", [1, 3, 5])
+    def test_are_cut_out_one_by_one(self, patch_size, boundary, generator):
+        """The keys of any atoms of some pixels are those of all windows."""
+        v = torch.randn(4, 2, 6, 7, generator=generator)
+        pixels, atoms = torch.tensor([0, 5, 20, 41]), torch.tensor([0, 3, 5, 14, 15])
+        rows = extract_patches(v, patch_size, boundary)[:, pixels].flatten(0, 1)[atoms]
+        wanted = torch.cat([rows, -0.5 * rows.square().sum(1, keepdim=True)], dim=1)
+        torch.testing.assert_close(means.PlainKeys(v, patch_size, boundary).of(atoms, pixels), wanted)
+
     def test_equal_sums_of_bits_are_not_enough(self, repeated, monkeypatch):
         """Were all windows taken for equals at first, a look at each would tell."""
         monkeypatch.setattr(means, "_first_of_equals", torch.zeros_like)
