@@ -69,7 +69,7 @@ def searching(scene: Scene, patch_size: int) -> tuple[dict[str, Callable[[], obj
     return {"none": lambda: meet(False), "some": lambda: meet(True)}, pairs, reach, prepared.columns.shape[2]
 
 
-def beside(scene: Scene, images: int) -> Callable[[], object]:
+def small_strata(scene: Scene, images: int) -> Callable[[], object]:
     """Return what reduces some strata of one pixel each, around a hole, in so many images."""
     mask = torch.ones(scene.images.shape[2:])
     mask[12:20, 12:20] = 0
@@ -131,8 +131,8 @@ def main() -> None:
             line(
                 f"kernel, P = {patch_size}, {c} ch.", took["kernel"] / pairs, means.COSTS.fused + c * means.COSTS.colour
             )
-        few, many = (smallest({"": beside(scenes[11], count)}, 5)[""] for count in (4, IMAGES))
-        line("stratum beside a screen", few / BESIDE, screen.STRATUM)
+        few, many = (smallest({"": small_strata(scenes[11], count)}, 5)[""] for count in (4, IMAGES))
+        line("small stratum beside a screen", few / BESIDE, screen.STRATUM)
         line("entry of its windows", (many - few) / (BESIDE * (IMAGES - 4) * 363), screen.GATHERED_ENTRY)
 
 

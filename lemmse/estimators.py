@@ -890,9 +890,8 @@ class LocalEquivariantMMSE(Estimator):
         """Reduce blocks of the pixels of some strata, term by term."""
         b, (h, w) = len(y), self.images.shape[2:]
         v, factor, shared = self._shared(y, sigma)
-        repeats = (
-            1 if getattr(reduction, "needs", None) == "mean" else b // len(v)
-        )  # rows of weights that a query makes
+        makes_weights = getattr(reduction, "needs", None) != "mean"
+        repeats = b // len(v) if makes_weights else 1  # rows of weights that a query makes
         blocks = {i: self._blocks(self._comparisons[i], v, factor, repeats) for i in strata}
         states = {
             i: [reduction.start(self._flat_layout(b * len(pixels))) for pixels, _ in each] for i, each in blocks.items()

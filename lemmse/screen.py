@@ -78,9 +78,9 @@ class Costs(NamedTuple):
     entry: float
 
 
-COMPILED, INTERPRETED = Costs(look=0.25, survivor=100, entry=0.12), Costs(look=2.2, survivor=100, entry=7.0)
+COMPILED, INTERPRETED = Costs(look=0.25, survivor=100, entry=0.12), Costs(look=3.4, survivor=650, entry=4.5)
 
-STRATUM, GATHERED_ENTRY = 7e5, 6.0
+STRATUM, GATHERED_ENTRY = 1e6, 7.0
 """What a small stratum takes beside its pairs, and each entry of its windows, cut out one by one in every call."""
 
 
