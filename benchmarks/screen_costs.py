@@ -62,7 +62,7 @@ def searching(scene: Scene, patch_size: int) -> tuple[dict[str, Callable[[], obj
     def meet(reach: bool) -> None:
         for some, floor in zip(blocks, floors, strict=True):
             run.sums.floor.copy_(floor + run.queries.slack if reach else torch.full_like(floor, 1e9))
-            run._meet(some)
+            run._meet([some])
 
     meet(True)
     pairs, reach = len(run.queries.columns) * sum(len(some.columns) for some in blocks), int(run.sums.compared.sum())

@@ -15,7 +15,7 @@ import importlib.util
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple, final
 
 import torch
@@ -23,7 +23,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from ._progress import progress
-from .means import COSTS, cost
+from .means import COSTS, Workers, cost
 from .patches import windows_at
 
 __all__ = ["Screen", "Screened", "Search", "aside", "directions_within", "search"]
@@ -273,7 +273,7 @@ class Search(ABC):
         self.sums = _Sums(floor, top, zeros[..., 0].clone(), zeros, torch.zeros_like(top, dtype=torch.int64))
 
     @abstractmethod
-    def _meet(self, atoms: _Atoms) -> None:
+    def _meet(self, blocks: list[_Atoms]) -> None:
         """Compare those of some atoms whose bounds reach the floor of a query, and add those whose scores reach it.
 
         The floor rises with the mass.
@@ -317,8 +317,7 @@ class Search(ABC):
     def _met(self, blocks: list[_Atoms]) -> float:
         """Let the queries meet some atoms, and return the share of the pairs that were compared."""
         before = int(self.sums.compared.sum())
-        for atoms in blocks:
-            self._meet(atoms)
+        self._meet(blocks)
         pairs = len(self.queries.columns) * sum(len(atoms.columns) for atoms in blocks)
         return (int(self.sums.compared.sum()) - before) / pairs
 
@@ -343,7 +342,11 @@ def search(
 class _InterpretedSearch(Search):
     """A search by PyTorch alone."""
 
-    def _meet(self, atoms: _Atoms) -> None:
+    def _meet(self, blocks: list[_Atoms]) -> None:
+        for atoms in blocks:
+            self._meet_some(atoms)
+
+    def _meet_some(self, atoms: _Atoms) -> None:
         screen, queries, known = self.screen, self.queries, self.sums
         bounds = queries.columns @ atoms.columns.T
         query, place = (bounds >= self._limits(bounds)).nonzero().unbind(1)
@@ -375,26 +378,32 @@ class _CompiledSearch(Search):
         from . import _screen  # not at the top: numba is optional, and takes a second to load
 
         super().__init__(*args)
-        screen, threads = self.screen, torch.get_num_threads()
-        self.loops, self.map = _screen.weigh, map if threads == 1 else ThreadPoolExecutor(threads).map
+        screen, self.loops, lanes = self.screen, _screen.weigh, _screen.LANES
         self.facts = [x.numpy() for x in (screen.atoms, screen.padded, screen.half_norms, screen.values)]
-        room = screen.columns.new_full((BLOCK_QUERIES, BLOCK_ATOMS), NOTHING)
         columns, *rows = (self.queries.columns, *self.queries[1:-1], *self.sums)
-        self.blocks = []  # of queries: their columns, room for bounds, and what each thread takes
-        for start in range(0, len(columns), BLOCK_QUERIES):
-            some = slice(start, start + BLOCK_QUERIES)
-            bounds = room[: len(columns[some])]
-            shared = (bounds.unflatten(1, (-1, _screen.LANES)), *(x[some] for x in rows))
-            jobs = zip(*(x.tensor_split(threads) for x in shared), strict=True)
-            self.blocks.append((columns[some], bounds, [[x.numpy() for x in job] for job in jobs]))
+        self.parts = []  # of queries, one for each thread: blocks of their columns, with room for bounds, and all else
+        for part in zip(*(x.tensor_split(torch.get_num_threads()) for x in (columns, *rows)), strict=True):
+            room = columns.new_full((BLOCK_QUERIES, BLOCK_ATOMS), NOTHING)
+            blocks = zip(*(x.split(BLOCK_QUERIES) for x in part), strict=True)
+            self.parts.append(
+                [
+                    (some, room[: len(some)], [x.numpy() for x in (room[: len(some)].unflatten(1, (-1, lanes)), *rest)])
+                    for some, *rest in blocks
+                ]
+            )
 
-    def _meet(self, atoms: _Atoms) -> None:
-        count = len(atoms.columns)
+    def _meet(self, blocks: list[_Atoms]) -> None:
+        with Workers() as workers:
+            workers.run([partial(self._meet_part, part, blocks) for part in self.parts])
+
+    def _meet_part(self, part: list, blocks: list[_Atoms], room: Tensor) -> None:
+        """Let some queries meet atoms, in their order."""
         rules = (2 * self.screen.slack, self.margin, self.factors.numpy())
-        facts = (*self.facts, atoms.first, atoms.step, count, *rules)
-        for columns, bounds, jobs in self.blocks:
-            torch.mm(columns, atoms.columns.T, out=bounds[:, :count])
-            list(self.map(lambda job: self.loops(*job, *facts), jobs))
+        for atoms in blocks:
+            count = len(atoms.columns)
+            for columns, bounds, known in part:
+                torch.mm(columns, atoms.columns.T, out=bounds[:, :count])
+                self.loops(*known, *self.facts, atoms.first, atoms.step, count, *rules)
 
 
 def compiled(like: Tensor) -> bool:
