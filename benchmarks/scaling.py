@@ -75,7 +75,7 @@ SMALL, MIDDLE, LARGE = (32, 64, 128), (24, 48, 96), (3, 6, 12)
 REAL = Setting(colours, MIDDLE, 11)
 REAL_AT_LARGE_SIGMA = replace(REAL, sigma=LARGE_SIGMA)
 SETTINGS = (
-    *(Setting(greys, SMALL, p, sigma=sigma) for sigma in (SIGMA, LARGE_SIGMA) for p in (5, 11)),
+    *(Setting(greys, SMALL, 11, sigma=sigma) for sigma in (SIGMA, LARGE_SIGMA)),
     *(Setting(colours, MIDDLE, p, sigma=sigma) for sigma in (SIGMA, LARGE_SIGMA) for p in (5, 11)),
     Setting(partial(colours, size=64), LARGE, 11),
     replace(REAL, threads=2),

@@ -45,7 +45,6 @@ SAMPLE = 2**15
 DUPLICATES = 0.1
 """The share of duplicates in a sample from which on merging them pays."""
 
-
 COMPARED = 2**21
 """Entries of windows that are compared at once."""
 
@@ -214,13 +213,14 @@ class Workers:
             torch.set_num_threads(self.threads)
 
     def run(self, jobs: Sequence[Callable[[Tensor], None]]) -> None:
-        """Wait for the jobs before, and begin with these: one for each thread at most, which is handed its room."""
+        """Wait for the jobs before, and begin with these, each of which is handed room of its own."""
         if self.threads == 1:
             for job in jobs:
                 job(self.rooms[0])
             return
         self.wait()
-        self.running = [self.pool.submit(job, room) for job, room in zip(jobs, self.rooms, strict=False)]
+        self.rooms += [torch.empty(0) for _ in jobs[len(self.rooms) :]]
+        self.running = [self.pool.submit(*each) for each in zip(jobs, self.rooms, strict=False)]
 
     def wait(self) -> None:
         """Wait for all that runs, and raise what it raised."""

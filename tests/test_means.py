@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -311,3 +312,37 @@ class TestMergedDuplicates:
         close(last.result(), wanted(y, sigma=0.3))
         moments = le.PosteriorMoments()
         assert_same(estimator(y, sigma=0.3, reduction=moments), wanted(y, sigma=0.3, reduction=moments), tolerance=1e-5)
+
+
+class TestWorkers:
+    @pytest.fixture(params=[1, 3])
+    def threads(self, request):
+        before = torch.get_num_threads()
+        torch.set_num_threads(request.param)
+        yield request.param
+        torch.set_num_threads(before)
+
+    def test_all_jobs_are_done_before_the_next_and_at_the_end(self, threads):
+        """Each with room of its own and one thread, also where there are more jobs than threads."""
+        done, rooms, used = [], set(), []
+
+        def job(i, room):
+            rooms.add(id(room))
+            used.append(torch.get_num_threads())
+            done.append(i)
+
+        with means.Workers() as workers:
+            workers.run([partial(job, i) for i in range(5)])
+            workers.run([lambda room: done.append(sorted(done))])
+        assert done[5] == [0, 1, 2, 3, 4]
+        assert set(used) == {1}
+        assert len(rooms) == (1 if threads == 1 else 5)
+        assert torch.get_num_threads() == threads
+
+    def test_what_a_job_raises_comes_out_and_the_threads_are_given_back(self, threads):
+        def fails(room):
+            raise ArithmeticError("no")
+
+        with pytest.raises(ArithmeticError, match="no"), means.Workers() as workers:
+            workers.run([fails])
+        assert torch.get_num_threads() == threads
