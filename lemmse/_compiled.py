@@ -93,20 +93,17 @@ def larger(typing_context, a, b):
 @compiled
 @no_type_check
 def exponentials(out, scores, top, factor):
-    """Set out[s] = exp(factor (score - top)), clamped below, for scores of at most ``top``; return their sum.
+    """Set out[s] = exp(factor (score - top)), clamped below, for scores of at most ``top``.
 
     2^x = 2^r 2^k, k the nearest integer: a polynomial of r, within 3e-6, to whose exponent k is added.
     """
-    octaves, total = factor * LOG2E, ZERO
+    octaves = factor * LOG2E
     for s in range(len(out)):
         x = max((scores[s] - top) * octaves, OCTAVES)
         k = np.int32(x - HALF)  # x <= 0
         r = x - np.float32(k)
         power = C0 + r * (C1 + r * (C2 + r * (C3 + r * (C4 + r * C5))))
-        weight = _number(np.int32(_bits(power) + np.int32(k * EXPONENT)))
-        out[s] = weight
-        total += weight
-    return total
+        out[s] = _number(np.int32(_bits(power) + np.int32(k * EXPONENT)))
 
 
 @compiled
