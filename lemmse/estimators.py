@@ -47,8 +47,9 @@ from .means import (
     PlainKeys,
     StratumSums,
     Workers,
-    cost,
+    kernel_cost,
     merged_duplicates,
+    products_cost,
     with_numba,
     worth,
 )
@@ -677,14 +678,16 @@ class LocalEquivariantMMSE(Estimator):
         self._rows = self._stored_rows()
         self._compiled = with_numba(self.dtype, self.device)
         self._fused = self._fused_images = None
-        (count, c), costs = self.images.shape[:2], partial(cost, self.strata, self.images.shape[0])
-        if self._compiled and FusedWindows.fits(self.strata) and costs(c) < costs(None):
+        count, c = self.images.shape[:2]
+        cheaper = kernel_cost(self.strata, count, c) < products_cost(self.strata, count)
+        if self._compiled and FusedWindows.fits(self.strata) and cheaper:
             self._fused = FusedWindows(self.strata, self._v_shape, self.patch_size, self.boundary)
             self._fused_images = None if self._keys is None else self._fused.chunk(self._keys, self.images)
         merges = self._compiled and self._fused is None and self._keys is not None
         large = [count * len(each.pixels) ** 2 >= MERGED_FROM for each in self._comparisons]
         self._merged = {i: self._merged_in(i) for i in range(len(large)) if merges and large[i]}
-        self._plain = PlainKeys(self._keys, self.patch_size, self.boundary) if any(self._merged.values()) else None
+        plain = any(each and PlainKeys.fits(self._comparisons[i]) for i, each in self._merged.items())
+        self._plain = PlainKeys(self._keys, self.patch_size, self.boundary) if plain else None
 
     def _merged_in(self, stratum: int) -> Merged | None:
         """Return the windows of a stratum that differ, if few enough do."""
@@ -791,7 +794,8 @@ class LocalEquivariantMMSE(Estimator):
         v, inverse_variances = self._centred(y[:1]), sigma.double().square().reciprocal()
         pairs = {i: d * len(self.strata[i].pixels) ** 2 for i in self._screens}
         others = [i for i in range(len(self.strata)) if i not in pairs]
-        exact = cost(self.strata, d, None if self._fused is None else self.images.shape[1])
+        by_products = self._fused is None
+        exact = products_cost(self.strata, d) if by_products else kernel_cost(self.strata, d, self.images.shape[1])
         budget = (exact - aside([self.strata[i] for i in others], d)) / sum(pairs.values())
         searches = {i: search(screen, v, inverse_variances, tolerance) for i, screen in self._screens.items()}
         if not all(each.pays(budget * pairs[i]) for i, each in searches.items()):
@@ -945,7 +949,7 @@ class LocalEquivariantMMSE(Estimator):
                     if unique is not None:
                         of_images = slice(*unique.between(start * size, stop * size))
                         atoms = unique.atoms[of_images]
-                        if PlainKeys.fit(comparison):
+                        if PlainKeys.fits(comparison):
                             yield i, start, self._plain.of(atoms, comparison.pixels), unique.columns[:, of_images]
                             continue
                     if self._rows is None:

@@ -20,9 +20,22 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from .patches import padded
 from .reductions import SummedTerm, TermMoments
 
-__all__ = ["FusedWindows", "Merged", "PlainKeys", "StratumSums", "Workers", "merged_duplicates", "with_numba", "worth"]
+__all__ = [
+    "FusedWindows",
+    "Merged",
+    "PlainKeys",
+    "StratumSums",
+    "Workers",
+    "kernel_cost",
+    "merged_duplicates",
+    "numba_serves",
+    "products_cost",
+    "with_numba",
+    "worth",
+]
 
 NORMED = 256
 """Images whose windows' norms are computed at once."""
@@ -50,7 +63,10 @@ COMPARED = 2**21
 
 
 class Costs(NamedTuple):
-    """What a pair of windows takes in one thread, in nanoseconds, by two cores of a server of 2023 (AVX-512)."""
+    """What a pair of windows takes in one thread, in nanoseconds, on a server of 2023 with AVX-512.
+
+    Only their ratios matter; ``python -m benchmarks.screen_costs`` measures them anew.
+    """
 
     column: float  # a matrix product, for each of its columns
     weight: float  # and what follows it, in compiled loops
@@ -64,9 +80,14 @@ GROUP_COST = 2e5
 """What a stratum takes beside its pairs, for each group of its atoms."""
 
 
+def numba_serves(device: torch.device) -> bool:
+    """Return whether numba is installed, and compiles for a device."""
+    return device.type == "cpu" and importlib.util.find_spec("numba") is not None
+
+
 def with_numba(dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether compiled loops serve such tensors."""
-    return dtype == torch.float32 and device.type == "cpu" and importlib.util.find_spec("numba") is not None
+    """Return whether the compiled loops of this room serve such tensors."""
+    return dtype == torch.float32 and numba_serves(device)
 
 
 # ------------------------------------------------------------------------------------------------------------ products
@@ -114,10 +135,10 @@ def merged_duplicates(
         return None
     first = _first_of_equals(sums(keys))
     atoms, channels = torch.arange(len(first)), torch.arange(keys.shape[1])
-    padded = torch.nn.functional.pad(keys.flatten(2), (0, 1))
+    flat = torch.nn.functional.pad(keys.flatten(2), (0, 1))  # pixel h·w is zero
     for some in (first != atoms).nonzero()[:, 0].split(max(1, COMPARED // entries)):
         pair = [
-            padded[(each // size)[:, None, None], channels[:, None], index[each % size][:, None]]
+            flat[(each // size)[:, None, None], channels[:, None], index[each % size][:, None]]
             for each in (some, first[some])
         ]
         alike = torch.eq(*pair).flatten(1).all(1)
@@ -136,12 +157,11 @@ class PlainKeys:
     """
 
     def __init__(self, v: Float[Tensor, "k c_v h w"], patch_size: int, boundary: str):
-        mode = "circular" if boundary == "circular" else "constant"
         self.width, self.patch_size = v.shape[3], patch_size
-        self.padded = torch.nn.functional.pad(v, 4 * (patch_size // 2,), mode=mode)
+        self.padded = padded(v, patch_size, boundary)
 
     @staticmethod
-    def fit(comparison: Any) -> bool:
+    def fits(comparison: Any) -> bool:
         """Return whether these are the keys of a ``OneWhitener``."""
         return comparison.centre is None and comparison.whitener.kind == "none" and comparison.dtype == torch.float32
 
@@ -172,11 +192,14 @@ def _first_of_equals(numbers: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
     return first
 
 
-def cost(strata: Sequence[Any], images: int, colours: int | None) -> float:
-    """Return the nanoseconds of a thread that means of so many images take: by products, or the kernel for colours."""
+def kernel_cost(strata: Sequence[Any], images: int, colours: int) -> float:
+    """Return the nanoseconds of a thread that means of so many images of so many colours take by the kernel."""
+    return images * sum(len(stratum.pixels) for stratum in strata) ** 2 * (COSTS.fused + COSTS.colour * colours)
+
+
+def products_cost(strata: Sequence[Any], images: int) -> float:
+    """Return the nanoseconds of a thread that means of so many images take by products, compiled."""
     pixels = [len(stratum.pixels) for stratum in strata]
-    if colours is not None:
-        return images * sum(pixels) ** 2 * (COSTS.fused + COSTS.colour * colours)
     pairs = (len(stratum.pixels) ** 2 * (COSTS.weight + (stratum.rank + 1) * COSTS.column) for stratum in strata)
     return images * sum(pairs) + GROUP_COST * sum(-(-images * s // GROUP_ATOMS) for s in pixels)
 
@@ -379,10 +402,8 @@ class FusedWindows:
 
     def _half_norms(self, v: Float[Tensor, "k c h w"]) -> Float[Tensor, "k h w"]:
         """Return ½‖v[ω_n]‖² of every window."""
-        half = self.patch_size // 2
-        mode = "circular" if self.boundary == "circular" else "constant"
-        padded = torch.nn.functional.pad(v.square().sum(1, keepdim=True), 4 * (half,), mode=mode)
-        return torch.nn.functional.avg_pool2d(padded, self.patch_size, stride=1)[:, 0] * (self.patch_size**2 / 2)
+        squares = padded(v.square().sum(1, keepdim=True), self.patch_size, self.boundary)
+        return torch.nn.functional.avg_pool2d(squares, self.patch_size, stride=1)[:, 0] * (self.patch_size**2 / 2)
 
 
 def _gains(strata: Sequence[Any]) -> set[float]:

@@ -9,6 +9,7 @@ __all__ = [
     "centre_pixels",
     "check_patch_size",
     "extract_patches",
+    "padded",
     "shift",
     "shift_each",
     "window_index",
@@ -60,6 +61,15 @@ def _check_boundary(boundary: str) -> None:
         raise ValueError(f"boundary is one of {', '.join(map(repr, BOUNDARIES))}: got {boundary!r}.")
 
 
+def padded(x: Float[Tensor, "b c h w"], patch_size: int, boundary: str) -> Float[Tensor, "b c h2 w2"]:
+    """Return images with what windows of odd ``patch_size`` p find beyond the border, (b, c, h + p - 1, w + p - 1).
+
+    ``boundary`` is ``"circular"`` or ``"zero"`` (S5.9).
+    """
+    mode = "circular" if boundary == "circular" else "constant"
+    return torch.nn.functional.pad(x, 4 * (patch_size // 2,), mode=mode)
+
+
 def extract_patches(x: Float[Tensor, "b c h w"], patch_size: int, boundary: str = "circular") -> Float[Tensor, "b n d"]:
     """Cut the window around every pixel and return Π_n x for all n, shape (b, h·w, c·patch_size²).
 
@@ -69,10 +79,9 @@ def extract_patches(x: Float[Tensor, "b c h w"], patch_size: int, boundary: str 
     """
     check_patch_size(patch_size, *x.shape[-2:])
     _check_boundary(boundary)
-    half = patch_size // 2
-    mode = "circular" if boundary == "circular" else "constant"
-    padded = torch.nn.functional.pad(x, (half, half, half, half), mode=mode)
-    windows = padded.unfold(2, patch_size, 1).unfold(3, patch_size, 1)  # (b, c, h, w, p, p), a view
+    windows = (
+        padded(x, patch_size, boundary).unfold(2, patch_size, 1).unfold(3, patch_size, 1)
+    )  # (b, c, h, w, p, p), a view
     return windows.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
 
 

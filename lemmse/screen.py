@@ -11,7 +11,6 @@ The others weigh less than exp(-m) Z each, and m is chosen for the tolerance.
 A ``Screen`` is what is prepared of the images, and a ``Search`` leads one measurement through it.
 """
 
-import importlib.util
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -23,8 +22,8 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from ._progress import progress
-from .means import COSTS, Workers, cost
-from .patches import windows_at
+from .means import COSTS, Workers, numba_serves, products_cost
+from .patches import padded, windows_at
 
 __all__ = ["Screen", "Screened", "Search", "aside", "directions_within", "search"]
 
@@ -87,7 +86,7 @@ STRATUM, GATHERED_ENTRY = 1e6, 7.0
 def aside(strata: Sequence[Any], images: int) -> float:
     """Return what strata that are not screened take beside a screen, in nanoseconds of a thread."""
     entries = sum(len(stratum.pixels) * stratum.rank for stratum in strata)
-    return cost(strata, images, None) + len(strata) * STRATUM + images * entries * GATHERED_ENTRY
+    return products_cost(strata, images) + len(strata) * STRATUM + images * entries * GATHERED_ENTRY
 
 
 class Screened(NamedTuple):
@@ -173,7 +172,7 @@ class Screen:
                 half.unflatten(0, (-1, size))[..., 0],
             )
         self.channels = keys.shape[1]
-        self.padded = _channels_last(keys, self.patch_size // 2, boundary)
+        self.padded = _channels_last(keys, self.patch_size, boundary)
         self.values = images.flatten(2)
         row, column = comparison.pixels // w, comparison.pixels % w
         self.atoms = torch.stack([row, column * self.channels, comparison.pixels])
@@ -396,7 +395,7 @@ class _CompiledSearch(Search):
         with Workers() as workers:
             workers.run([partial(self._meet_part, part, blocks) for part in self.parts])
 
-    def _meet_part(self, part: list, blocks: list[_Atoms], room: Tensor) -> None:
+    def _meet_part(self, part: list, blocks: list[_Atoms], _room: Tensor) -> None:
         """Let some queries meet atoms, in their order."""
         rules = (2 * self.screen.slack, self.margin, self.factors.numpy())
         for atoms in blocks:
@@ -408,7 +407,7 @@ class _CompiledSearch(Search):
 
 def compiled(like: Tensor) -> bool:
     """Return whether the compiled loops serve tensors such as this one."""
-    return like.device.type == "cpu" and importlib.util.find_spec("numba") is not None
+    return numba_serves(like.device)
 
 
 def directions_within(rank: int, atoms: int, entries: int) -> int:
@@ -425,7 +424,6 @@ def _rounds_well(rows: Float[Tensor, "k r"], others: Float[Tensor, "m r"], slack
     return bool((off.abs() <= slack / 4 * lengths + torch.finfo(torch.float64).tiny).all())
 
 
-def _channels_last(v: Float[Tensor, "k c h w"], half: int, boundary: str) -> Float[Tensor, "k h2 s"]:
+def _channels_last(v: Float[Tensor, "k c h w"], patch_size: int, boundary: str) -> Float[Tensor, "k h2 s"]:
     """Return images with what windows find beyond the border, channels fastest."""
-    mode = "circular" if boundary == "circular" else "constant"
-    return torch.nn.functional.pad(v, 4 * (half,), mode=mode).permute(0, 2, 3, 1).flatten(2).contiguous()
+    return padded(v, patch_size, boundary).permute(0, 2, 3, 1).flatten(2).contiguous()
