@@ -202,12 +202,17 @@ class Lab:
         return complaints
 
     def theme(self, name: str) -> None:
-        """Switch JupyterLab's theme and wait until the page wears it."""
+        """Switch JupyterLab's theme and wait until the page wears it and its splash screen has gone.
+
+        The splash fades for 200 ms; a theme that is changed again meanwhile makes JupyterLab remove it twice, which
+        the console calls an error.
+        """
         self.page.evaluate(
             "(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", f"JupyterLab {name}"
         )
         light = "true" if name == "Light" else "false"
         self.page.wait_for_selector(f"body[data-jp-theme-light='{light}']", state="attached")
+        self.page.wait_for_selector("#jupyterlab-splash", state="detached")
 
 
 @pytest.fixture(scope="module")
