@@ -15,6 +15,7 @@ rows of which a weight can matter are one loop, too.
 What makes vectors of these loops is said in ``lemmse._compiled``.
 """
 
+import itertools
 import math
 from typing import NamedTuple, no_type_check
 
@@ -22,7 +23,10 @@ import numpy as np
 
 from ._compiled import FLOOR, NOTHING, ZERO, compiled, exponentials, index, keep_compiled, larger, reach
 
-__all__ = ["WindowMeans"]
+__all__ = ["WindowMeans", "sums_of"]
+
+LANES = 8
+"""Numbers in a vector of AVX2: loops over a multiple of them leave no remainder."""
 
 
 @compiled
@@ -65,49 +69,56 @@ def _copy(out, a):
 
 @compiled
 @no_type_check
-def _add(out, a, a_from, b, b_from):
-    """Set out[k] = a[a_from + k] + b[b_from + k]."""
+def _add(out, a, b):
     for k in range(len(out)):
-        out[k] = a[a_from + index(k)] + b[b_from + index(k)]
+        out[k] = a[k] + b[k]
 
 
 @compiled
 @no_type_check
-def _add_to(out, a, a_from):
-    """Add a[a_from + k] to out[k]."""
+def _add_three(out, a, b, c):
     for k in range(len(out)):
-        out[k] += a[a_from + index(k)]
+        out[k] = a[k] + (b[k] + c[k])
 
 
 @compiled
 @no_type_check
-def _sums_along(out, source, levels, count, span):
-    """Set out[k] to the sum of ``count`` (odd) entries of source, from k on, ``span`` apart.
+def _add_four(out, a, b, c, d):
+    for k in range(len(out)):
+        out[k] = (a[k] + b[k]) + (c[k] + d[k])
 
-    Sums of 2, 4, 8, ... entries are made of one another, and those of the binary digits of ``count`` added.
+
+@compiled
+@no_type_check
+def _part(levels, part, span, size):
+    """Return the sums that a row of ``Sums.parts`` names."""
+    level = levels[part[0]]
+    return level[part[1] * span : part[1] * span + size]
+
+
+@compiled
+@no_type_check
+def _sums_along(out, levels, doublings, parts, span):
+    """Set out[k] to the sum of entries of levels[0] from k on, ``span`` apart, made as ``sums_of`` says.
+
+    levels[m] becomes the sums of 2^m entries.
     """
-    if count == 1:
-        _copy(out, source)
-        return
-    width, level, length = 1, -1, len(source)  # level -1 is the source
-    while 2 * width <= count:
-        length -= width * span
-        before = source if level < 0 else levels[level]
-        level += 1
-        _add(levels[level][:length], before, index(0), before, index(width * span))
-        width *= 2
-    at = width * span
-    first, rest = True, count - width
-    below, width = level - 1, width // 2
-    while rest:
-        if rest >= width:
-            part = source if below < 0 else levels[below]
-            if first:
-                _add(out, levels[level], index(0), part, index(at))
-            else:
-                _add_to(out, part, index(at))
-            first, rest, at = False, rest - width, at + width * span
-        below, width = below - 1, width // 2
+    length, size, first = levels.shape[1], len(out), _part(levels, parts[0], span, len(out))
+    for m in range(doublings):
+        before, after, step = levels[m], levels[m + 1], span << m
+        length -= step
+        _add(after[:length], before[:length], before[step : step + length])
+    if len(parts) == 1:
+        _copy(out, first)
+    elif len(parts) == 2:
+        _add(out, first, _part(levels, parts[1], span, size))
+    elif len(parts) == 3:
+        _add_three(out, first, _part(levels, parts[1], span, size), _part(levels, parts[2], span, size))
+    else:
+        second, third = _part(levels, parts[1], span, size), _part(levels, parts[2], span, size)
+        _add_four(out, first, second, third, _part(levels, parts[3], span, size))
+    for n in range(4, len(parts)):
+        _add(out, out, _part(levels, parts[n], span, size))
 
 
 @compiled
@@ -166,14 +177,14 @@ def _window_sum(out, suffixes, prefix, rows, a, last, wraps):
 
 @compiled
 @no_type_check
-def _scores(out, best, inner, half_norms, i, t):
-    """Set out[j, s] = ⟨q, k⟩ - ½‖k‖² and best[j] to the largest of a row."""
+def _scores(out, best, inner, half_norms, beyond, i, t):
+    """Set out[j, s] = ⟨q, k⟩ - ½‖k‖² and best[j] to the largest of a row; ``beyond`` is a penalty of each s."""
     w, h = inner.shape
     for j in range(w):
         column = index(j) + t
         largest = NOTHING
         for s in range(h):
-            score = inner[j, s] - half_norms[column, i + index(s)]
+            score = inner[j, s] - (half_norms[column, i + index(s)] + beyond[s])
             out[j, s] = score
             largest = larger(largest, score)
         best[j] = largest
@@ -181,7 +192,7 @@ def _scores(out, best, inner, half_norms, i, t):
 
 @compiled
 @no_type_check
-def _scores_within(out, best, inner, half_norms, query_strata, key_strata, i, t):
+def _scores_within(out, best, inner, half_norms, beyond, query_strata, key_strata, i, t):
     """Do the same where only windows of one stratum are compared."""
     w, h = inner.shape
     for j in range(w):
@@ -190,7 +201,7 @@ def _scores_within(out, best, inner, half_norms, query_strata, key_strata, i, t)
         largest = NOTHING
         for s in range(h):
             row = i + index(s)
-            score = inner[j, s] - half_norms[column, row]
+            score = inner[j, s] - (half_norms[column, row] + beyond[s])
             score = score if key_strata[column, row] == stratum else NOTHING
             out[j, s] = score
             largest = larger(largest, score)
@@ -199,13 +210,14 @@ def _scores_within(out, best, inner, half_norms, query_strata, key_strata, i, t)
 
 @compiled
 @no_type_check
-def _twice_over(out, image):
+def _over_and_over(out, image):
     """Set out[j, i] = image[i, j], repeated along both axes."""
     h, w = image.shape
     for j in range(w):
         for i in range(h):
             out[j, i] = image[i, j]
-        out[j, h:] = out[j, :h]
+        for i in range(h, out.shape[1]):
+            out[j, i] = out[j, i - h]
         out[w + j] = out[j]
 
 
@@ -305,31 +317,51 @@ def _add_colours(mass, sums, weights, live, count, value, i, t):
 @compiled
 @no_type_check
 def _accumulate(
-    query, keys, half_norms, values, strata, one_stratum, factors, within, patch_size, wraps, top, mass, sums
+    query,
+    keys,
+    half_norms,
+    values,
+    strata,
+    one_stratum,
+    factors,
+    within,
+    patch_size,
+    doublings,
+    parts,
+    wraps,
+    top,
+    mass,
+    sums,
 ):
     """Add the windows of all images to mass and sums, which are in units of exp(factor · top); top rises as needed."""
     count, c, h, w = keys.shape
     channels, half = values.shape[1], patch_size // 2
-    key = np.empty((c, 2 * w, 2 * h), np.float32)
-    value = np.empty((channels, 2 * w, 2 * h), np.float32)
-    norms, key_strata = np.empty((2 * w, 2 * h), np.float32), np.empty((2 * w, 2 * h), np.int32)
-    _twice_over(key_strata, strata)
-    products = np.zeros((w + 2 * half, h), np.float32)  # and, before and after, what lies beyond: nothing, or itself
-    inside, flat_products = products[half : half + w], products.reshape((w + 2 * half) * h)
-    levels = np.empty((1 + int(math.log2(patch_size)), len(flat_products)), np.float32)
-    rows, scores, inner = np.empty((h, w * h), np.float32), np.empty((w, h), np.float32), np.empty((w, h), np.float32)
-    flat_inner = inner.reshape(w * h)
-    down, down_prefix = np.empty((patch_size, w * h), np.float32), np.empty(w * h, np.float32)
+    shifts = -(-h // LANES) * LANES  # in whole vectors, if few are added: they repeat others, and count for nothing
+    shifts = shifts if shifts <= h + h // 6 else h
+    beyond = np.zeros(shifts, np.float32)
+    beyond[h:] = -NOTHING
+    key = np.empty((c, 2 * w, h + shifts), np.float32)
+    value = np.empty((channels, 2 * w, h + shifts), np.float32)
+    norms, key_strata = np.empty((2 * w, h + shifts), np.float32), np.empty((2 * w, h + shifts), np.int32)
+    _over_and_over(key_strata, strata)
+    size, margin = w * shifts, half * shifts
+    levels = np.zeros((doublings + 1, size + 2 * margin), np.float32)
+    flat_products = levels[0]  # and, before and after, what lies beyond: nothing, or itself
+    products = flat_products.reshape((w + 2 * half, shifts))
+    inside = products[half : half + w]
+    rows, scores, inner = np.empty((h, size), np.float32), np.empty((w, shifts), np.float32), np.empty(size, np.float32)
+    inner_of = inner.reshape((w, shifts))
+    down, down_prefix = np.empty((patch_size, size), np.float32), np.empty(size, np.float32)
     best, live = np.empty(w, np.float32), np.empty(w, np.uintp)
-    depths, weights = np.empty((w, h), np.float32), np.empty((w, h), np.float32)
-    flat_depths, flat_weights = depths.reshape(w * h), weights.reshape(w * h)
+    depths, weights = np.empty(size, np.float32), np.empty(size, np.float32)
+    depths_of, weights_of = depths.reshape((w, shifts)), weights.reshape((w, shifts))
     image_mass, image_sums = np.empty(mass.shape, np.float32), np.empty(sums.shape, np.float32)
     for d in range(count):
         for channel in range(c):
-            _twice_over(key[channel], keys[d, channel])
+            _over_and_over(key[channel], keys[d, channel])
         for channel in range(channels):
-            _twice_over(value[channel], values[d, channel])
-        _twice_over(norms, half_norms[d])
+            _over_and_over(value[channel], values[d, channel])
+        _over_and_over(norms, half_norms[d])
         image_mass[:] = 0
         image_sums[:] = 0
         for t in range(w):
@@ -343,32 +375,34 @@ def _accumulate(
                         _products(inside, query, key, index(channel), row, shift)
                 if wraps:
                     _continue_beyond(products, half)
-                _sums_along(rows[i], flat_products, levels, patch_size, h)
+                _sums_along(rows[i], levels, doublings, parts, shifts)
             for i in range(h):
                 row = index(i)
                 a = i % patch_size
                 if a == 0:
                     _suffix_sums(down, rows, i, wraps)
-                _window_sum(flat_inner, down, down_prefix, rows, index(a), i + half, wraps)
+                _window_sum(inner, down, down_prefix, rows, index(a), i + half, wraps)
                 if one_stratum:
-                    _scores(scores, best, inner, norms, row, shift)
+                    _scores(scores, best, inner_of, norms, beyond, row, shift)
                 else:
-                    _scores_within(scores, best, inner, norms, strata, key_strata, row, shift)
+                    _scores_within(scores, best, inner_of, norms, beyond, strata, key_strata, row, shift)
                 _raise(best, top[i], factors, mass, image_mass, sums, image_sums, row)
                 known = 0
                 for b in range(len(factors)):
                     found = _live_rows(live, best, top[i], within / factors[b])
                     if found != known:  # the rows of one sigma are among those of a larger one: as many are the same
-                        _depths(depths, scores, top[i], live, found)
+                        _depths(depths_of, scores, top[i], live, found)
                         known = found
                     if found:
-                        exponentials(flat_weights[: found * h], flat_depths[: found * h], ZERO, factors[b])
+                        exponentials(weights[: found * shifts], depths[: found * shifts], ZERO, factors[b])
                         if channels == 3:
-                            _add_colours(image_mass[b, i], image_sums[b, i], weights, live, found, value, row, shift)
+                            _add_colours(image_mass[b, i], image_sums[b, i], weights_of, live, found, value, row, shift)
                         else:
-                            _add_masses(image_mass[b, i], weights, live, found)
+                            _add_masses(image_mass[b, i], weights_of, live, found)
                             for channel in range(channels):
-                                _add_values(image_sums[b, i], weights, live, found, value, index(channel), row, shift)
+                                _add_values(
+                                    image_sums[b, i], weights_of, live, found, value, index(channel), row, shift
+                                )
         mass += image_mass
         sums += image_sums
 
@@ -384,6 +418,26 @@ class Means(NamedTuple):
     mean: np.ndarray  # (b, h, w, c), float64
 
 
+class Sums(NamedTuple):
+    """How a sum of entries is made of sums of 2, 4, 8, ... of them."""
+
+    doublings: int
+    parts: np.ndarray  # (n, 2): m, and the first entry of a sum of 2^m
+
+
+def sums_of(count: int) -> Sums:
+    """Return how to sum ``count`` entries: with as few doublings as leave at most four parts, if any do."""
+
+    def widths(m: int) -> list[int]:
+        return [m] * (count >> m) + [k for k in reversed(range(m)) if count >> k & 1]
+
+    most = count.bit_length() - 1
+    doublings = next((m for m in range(most) if len(widths(m)) <= 4), most)
+    ends = itertools.accumulate(2**m for m in widths(doublings))
+    parts = [(m, end - 2**m) for m, end in zip(widths(doublings), ends, strict=True)]
+    return Sums(doublings, np.array(parts, np.int64))
+
+
 class WindowMeans:
     """The windows of one image v (c, h, w), asked for the posterior means of their centre pixels.
 
@@ -395,7 +449,7 @@ class WindowMeans:
     def __init__(self, v: np.ndarray, strata: np.ndarray, factors: np.ndarray, patch_size: int, boundary: str):
         self.v, self.strata, self.factors = v, strata.astype(np.int32), factors.astype(np.float32)
         self.one_stratum = bool((strata == strata[0, 0]).all())
-        self.patch_size, self.wraps = patch_size, boundary == "circular"
+        self.patch_size, self.sums, self.wraps = patch_size, sums_of(patch_size), boundary == "circular"
 
     def over(self, keys: np.ndarray, half_norms: np.ndarray, values: np.ndarray, top: np.ndarray) -> Means:
         """Return ``Means`` over all windows of images; scores are taken relative to ``top`` (h, w) or better ones.
@@ -408,6 +462,6 @@ class WindowMeans:
         mass = np.zeros((len(self.factors), h, w))
         sums = np.zeros((len(self.factors), h, w, values.shape[1]))
         within = np.float32(reach(len(keys) * h * w))
-        facts = (self.strata, self.one_stratum, self.factors, within, self.patch_size, self.wraps)
+        facts = (self.strata, self.one_stratum, self.factors, within, self.patch_size, *self.sums, self.wraps)
         _accumulate(self.v, keys, half_norms, values, *facts, top, mass, sums)
         return Means(top, mass, sums / np.where(mass > 0, mass, 1)[..., None])

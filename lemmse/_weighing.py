@@ -20,18 +20,21 @@ ATOMS = 256
 
 @compiled
 @no_type_check
-def cut(out, images, which, rows, columns, patch_size):
-    """Set out[k] to (x, -½‖x‖²), x the window of images[which[k]] around (rows[k], columns[k]), colour by colour.
+def cut(out, images, atoms, pixels, patch_size):
+    """Set out[k] to (x, -½‖x‖²), x the window of atom k, colour by colour: atoms are numbered as in ``Merged``.
 
-    ``images`` (D, c, h + p - 1, w + p - 1) go on beyond their border by half a window.
+    ``images`` (D, c, h + p - 1, w + p - 1) go on beyond their border by half a window; ``pixels`` (s,) are row-major.
     """
-    for k in range(len(which)):
-        key, image, total, entry = out[k], images[which[k]], ZERO, index(0)
+    width = images.shape[3] - patch_size + 1
+    for k in range(len(atoms)):
+        pixel = pixels[atoms[k] % len(pixels)]
+        row, column = index(pixel // width), index(pixel % width)
+        key, image, total, entry = out[k], images[index(atoms[k] // len(pixels))], ZERO, index(0)
         for channel in range(len(image)):
             for a in range(patch_size):
-                line = image[index(channel), rows[k] + index(a)]
+                line = image[index(channel), row + index(a)]
                 for b in range(patch_size):
-                    number = line[columns[k] + index(b)]
+                    number = line[column + index(b)]
                     key[entry] = number
                     total += number * number
                     entry += index(1)
@@ -50,10 +53,11 @@ def depth(weights, multiplicity, scores, top):
 
 @compiled
 @no_type_check
-def weigh(scores, columns, factors, within, top, sums, depths):
+def weigh(scores, columns, begin, factors, within, top, sums, depths):
     """Add the atoms of scores (q, K) to sums (q, b, m) of columns, which are in units of exp(factor · top).
 
-    ``columns`` (m, K) are what atoms are worth, the first how many each stands for; ``factors`` (b,) are 1/σ². Where
+    ``columns`` (m, >= K) are what atoms, from ``begin`` on, are worth, the first how many each stands for; ``factors``
+    (b,) are 1/σ². Where
     ``depths`` (q, b) are asked for, they are the sums of scores less ``top``, else they are empty. Atoms further below
     ``top`` (q,) than ``within`` nats, a negative number, are left out. ``top`` rises as needed.
     """
@@ -82,9 +86,9 @@ def weigh(scores, columns, factors, within, top, sums, depths):
                     continue
                 exponentials(out, some, top[q], factors[b])
                 for column in range(m):
-                    sums[q, b, column] += dot(out, columns[column][first:stop])
+                    sums[q, b, column] += dot(out, columns[column][begin + first : begin + stop])
                 if with_depths:
-                    depths[q, b] += depth(out, columns[0][first:stop], some, top[q])
+                    depths[q, b] += depth(out, columns[0][begin + first : begin + stop], some, top[q])
 
 
 keep_compiled(weigh)

@@ -157,7 +157,7 @@ class PlainKeys:
     """
 
     def __init__(self, v: Float[Tensor, "k c_v h w"], patch_size: int, boundary: str):
-        self.width, self.patch_size = v.shape[3], patch_size
+        self.patch_size = patch_size
         self.padded = padded(v, patch_size, boundary)
 
     @staticmethod
@@ -169,10 +169,8 @@ class PlainKeys:
         """Return the keys of atoms, numbered as in ``Merged``, of a stratum of these pixels."""
         from . import _weighing  # not at the top, as below
 
-        image, pixel = atoms // len(pixels), pixels[atoms % len(pixels)]
         keys = self.padded.new_empty(len(atoms), self.padded.shape[1] * self.patch_size**2 + 1)
-        places = (image, pixel // self.width, pixel % self.width)
-        _weighing.cut(keys.numpy(), self.padded.numpy(), *(x.numpy().astype(np.uintp) for x in places), self.patch_size)
+        _weighing.cut(*(x.numpy() for x in (keys, self.padded, atoms, pixels)), self.patch_size)
         return keys
 
 
@@ -289,19 +287,20 @@ class StratumSums:
 
         ``columns`` are how many atoms each stands for, the values and their squares.
         """
-        return [partial(self._meet, part, keys, columns[: self.columns]) for part in self.parts]
+        columns = columns[: self.columns].contiguous().numpy()
+        return [partial(self._meet, part, keys, columns) for part in self.parts]
 
-    def _meet(self, part: slice, keys: Float[Tensor, "K r"], columns: Float[Tensor, "m K"], room: Tensor) -> None:
+    def _meet(self, part: slice, keys: Float[Tensor, "K r"], columns: np.ndarray, room: Tensor) -> None:
         """Add atoms to what a part of the queries know."""
         if not room.numel():
             room.resize_(BLOCK_QUERIES * BLOCK_ATOMS)
         for first in range(part.start, part.stop, BLOCK_QUERIES):
             block = slice(first, min(first + BLOCK_QUERIES, part.stop))
             rows, known = self.queries.rows[block], [x[block] for x in (self.top, self.sums, self.depths)]
-            for some, worth in zip(keys.split(BLOCK_ATOMS), columns.split(BLOCK_ATOMS, dim=1), strict=True):
-                scores = room[: len(rows) * len(some)].view(len(rows), len(some))
-                torch.mm(rows, some.T, out=scores)
-                self.weigh(scores.numpy(), worth.contiguous().numpy(), self.factors, self.within, *known)
+            for begin, some in zip(range(0, len(keys), BLOCK_ATOMS), keys.T.split(BLOCK_ATOMS, dim=1), strict=True):
+                shape = rows.shape[0], some.shape[1]
+                scores = torch.mm(rows, some, out=room[: shape[0] * shape[1]].view(shape))
+                self.weigh(scores.numpy(), columns, begin, self.factors, self.within, *known)
 
     def term(self, half_log_pdet: float) -> SummedTerm:
         """Return the sums over all atoms, once all jobs are done."""

@@ -9,12 +9,16 @@ import pytest
 import torch
 
 import lemmse as le
-from lemmse import estimators, means
+from lemmse import _fused, estimators, means
 from lemmse.patches import extract_patches, window_index
 from problems import LazyImages, as_matrix, assert_same, measured, training_set
 from reference import local_mmse
 
-SHAPES = [(1, 5, 8), (3, 8, 5), (2, 6, 7)]  # grey, colour, and neither; higher than wide and wider than high
+SHAPES = [
+    (1, 5, 8),
+    (3, 8, 5),
+    (2, 7, 6),
+]  # grey, colour, and neither; rows of 5, of 8 (a vector), and of 7
 HOLE = (slice(2, 4), slice(1, 4))
 
 
@@ -67,6 +71,16 @@ def close(got, wanted, tolerance=1e-5):
     torch.testing.assert_close(
         got.log_partition, wanted.log_partition.to(got.log_partition), rtol=tolerance, atol=10 * tolerance
     )
+
+
+@pytest.mark.parametrize("count", [*range(1, 32, 2), 63, 127])
+def test_sums_are_made_of_few_parts(count):
+    """Every entry comes once, in sums that the doublings make; all windows up to 29 take at most four of them."""
+    doublings, parts = _fused.sums_of(count)
+    entries = [first + k for m, first in parts.tolist() for k in range(2**m)]
+    assert entries == list(range(count))
+    assert 0 <= min(parts[:, 0]) <= max(parts[:, 0]) <= doublings
+    assert len(parts) <= 4 or count > 29
 
 
 @pytest.mark.parametrize("boundary", ["circular", "zero"])
