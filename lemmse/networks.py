@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, final
 
 import torch
@@ -60,7 +61,7 @@ GAIN_PROBES = 64
 """Random measurements from which the gain of noise is measured, at a relative error of about 1 % for one pixel."""
 
 
-# ---- Input and output of a network, scaled ----------------------------------------------------------------------------
+# ---- Input and output of a network, scaled --------------------------------------------------------------------------
 
 
 @final
@@ -119,7 +120,7 @@ class Preconditioning:
         return self.covariance / total, left.sqrt(), total.rsqrt()
 
 
-# ---- Layers on features (b, h, w, channels) ---------------------------------------------------------------------------
+# ---- Layers on features (b, h, w, channels) -------------------------------------------------------------------------
 
 
 class _PixelLinear(nn.Module):
@@ -217,7 +218,7 @@ def _cropped(x: Float[Tensor, "b h w i"], size: tuple[int, int]) -> Float[Tensor
     return x[:, top : top + size[0], left : left + size[1]]
 
 
-# ---- Networks ---------------------------------------------------------------------------------------------------------
+# ---- Networks -------------------------------------------------------------------------------------------------------
 
 
 class Network(nn.Module, ABC):
@@ -404,7 +405,7 @@ class _Stage(nn.Module):
         self.activation = ACTIVATIONS[activation]
         widths = [inputs] + [outputs] * max(1, convolutions)
         layer = _Conv3 if convolutions else _PixelLinear
-        self.changes = nn.ModuleList(layer(i, o, generator) for i, o in zip(widths, widths[1:], strict=False))
+        self.changes = nn.ModuleList(layer(i, o, generator) for i, o in pairwise(widths))
         self.block = _PixelBlock(outputs, outputs, activation, generator)
 
     def forward(self, x: Float[Tensor, "b h w i"], embedded: Float[Tensor, "b e"]) -> Float[Tensor, "b h2 w2 o"]:
@@ -662,7 +663,7 @@ def rebuild(config: dict[str, Any], generator: torch.Generator | None = None) ->
         raise ValueError(f"the config does not fit {name}: {error}. Was it made by another version?") from error
 
 
-# ---- What a pixel of the output depends on ----------------------------------------------------------------------------
+# ---- What a pixel of the output depends on --------------------------------------------------------------------------
 
 
 @final
