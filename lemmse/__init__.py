@@ -7,7 +7,7 @@
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
-from . import explain, gaussians, metrics, optics
+from . import explain, gaussians, metrics, networks, optics
 from .estimators import MMSE, EquivariantMMSE, LocalEquivariantMMSE
 from .operators import (
     Adjoint,
@@ -35,6 +35,7 @@ _ROOMS = {  # with the extra that each needs: they load when first asked for, as
     "distributed": "distributed",
     "exercises": "widgets",
     "figures": "widgets",
+    "training": "widgets",
     "ui": "widgets",
 }
 
@@ -71,10 +72,12 @@ __all__ = [
     "gaussians",
     "half_mask",
     "metrics",
+    "networks",
     "optics",
     "random_mask",
     "shift",
     "stripe_mask",
+    "training",
     "ui",
 ]
 

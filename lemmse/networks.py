@@ -15,7 +15,7 @@ Any other ``torch.nn.Module`` called the same way, with an attribute ``receptive
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -524,7 +524,7 @@ class _GlobalNetwork(Network):
 
     receptive_field = None
 
-    def __init__(self, channels: int, image_size: tuple[int, int], *args: Any, **config: Any):
+    def __init__(self, channels: int, image_size: Sequence[int], *args: Any, **config: Any):
         h, w = (positive_integer(side, "image_size counts rows and columns") for side in image_size)
         super().__init__(channels, *args, image_size=[h, w], **config)
         self.image_size = (h, w)
@@ -552,7 +552,7 @@ class GlobalMLP(_GlobalNetwork):
     def __init__(
         self,
         channels: int,
-        image_size: tuple[int, int] | list[int],
+        image_size: Sequence[int],
         *,
         width: int = 384,
         hidden: int | None = None,
@@ -595,7 +595,7 @@ class GlobalCNN(_GlobalNetwork):
     def __init__(
         self,
         channels: int,
-        image_size: tuple[int, int] | list[int],
+        image_size: Sequence[int],
         *,
         width: int = 48,
         depth: int = 2,

@@ -255,7 +255,7 @@ def train(
     warmup: int = 100,
     weight_decay: float = 0.0,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
-    average: float = 0.998,
+    average: float | None = None,
     crop: int | None = None,
     shifted: bool = False,
     weighted: bool = True,
@@ -271,9 +271,11 @@ def train(
     generator, and nothing else is random. With ``crop`` the step looks at one random square of so many pixels a side
     of each image, by windows that are whole: many images a step, at the cost of few (local networks of
     ``lemmse.networks``). ``shifted`` shifts each image by a random cyclic shift (augmentation, S4.3). ``weighted``
-    divides each loss by the estimated risk at its sigma. AdamW, the schedule of ``learning_rate_at``, gradients clipped
-    to norm one; or an ``optimizer`` made from the net, whose own rates follow the schedule; ``average`` is the decay of the exponential average of the weights. When the iterator ends, the
-    averaged weights are in ``net``, in eval mode, with ``sigma_range`` set; broken off, ``net`` has the last step's.
+    divides each loss by the estimated risk at its sigma. Gradients are clipped to norm one and handed to AdamW, or to
+    what ``optimizer`` makes of the net; its rates follow ``learning_rate_at``. ``average`` is the decay of the
+    exponential average of the weights (``None``: 1 - 50/steps, at most 0.999, a memory of the last fiftieth of the run,
+    where the rate is small). When the iterator ends, the averaged weights are in ``net``, in eval mode, with
+    ``sigma_range`` set; broken off, ``net`` has the last step's.
     ``autocast`` (``torch.bfloat16``) has matrix products in a lower precision, weights and their average in their own.
 
     With ``checkpoint``, a file, the state of the run is kept there every so many steps and at the end; called again
@@ -297,7 +299,7 @@ def train(
         "learning_rate": _checked_positive(learning_rate, "learning_rate"),
         "warmup": warmup,
         "weight_decay": weight_decay,
-        "average": _checked_decay(average),
+        "average": _checked_decay(average, steps),
         "crop": _checked_crop(crop, net, images),
         "shifted": shifted,
         "weighted": weighted,
@@ -374,8 +376,8 @@ class _Run:
         bad = sigma if values.ndim == 0 else sigma[~values.isfinite()]
         levels = ", ".join(f"{level:.3g}" for level in bad[:5].tolist()) + (" …" if len(bad) > 5 else "")
         raise FloatingPointError(
-            f"The {what} of step {self.step} is not finite, at sigma = {levels}. A smaller learning_rate or a longer warmup may mend it; the last "
-            "checkpoint, if there is one, is from before."
+            f"The {what} of step {self.step} is not finite, at sigma = {levels}. A smaller learning_rate "
+            "or a longer warmup may mend it; the last checkpoint, if there is one, is from before."
         )
 
     def finish(self) -> None:
@@ -580,7 +582,9 @@ def _checked_positive(value: float, name: str) -> float:
     return float(value)
 
 
-def _checked_decay(average: float) -> float:
+def _checked_decay(average: float | None, steps: int) -> float:
+    if average is None:
+        return min(0.999, max(0.0, 1 - 50 / steps))
     if not 0 <= average < 1:
         raise ValueError(f"average is the decay of the weights' average, in [0, 1): got {average!r}.")
     return float(average)
