@@ -188,7 +188,7 @@ class _CropDraws:
         """Draw crops, their noise levels and fresh noise, and return what a step needs."""
         whole, (h, w) = self.whole, self.images.shape[2:]
         image, sigma = whole._integers(len(self.images), generator), whole._noise_levels(generator)
-        row, column = whole._integers(h - self.side + 1, generator), whole._integers(w - self.side + 1, generator)
+        row, column = whole._integers(h, generator), whole._integers(w, generator)
         noise = whole._pre_inverted(whole._noise(self.noise_images, generator))
         of_noise = torch.arange(len(image), device=image.device) % self.noise_images
         signal = self._windows(self.signal, image, row, column)
@@ -598,6 +598,11 @@ def _checked_crop(crop: int | None, net: nn.Module, images: Tensor) -> int | Non
         raise ValueError(
             f"crop={crop} needs a local network of lemmse.networks and images of at least that side: got "
             f"{type(net).__name__} and a side of {most}. crop=None looks at whole images."
+        )
+    if crop > 1 and net.boundary != "circular":
+        raise ValueError(
+            f"crop={crop} wraps around the border, so that all pixels are seen equally often, and a network with a "
+            f"{net.boundary} boundary does not: use crop=1, or None for whole images."
         )
     return crop
 
