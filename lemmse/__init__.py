@@ -7,7 +7,7 @@
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
-from . import explain, gaussians, metrics, networks, optics
+from . import comparison, explain, gaussians, metrics, networks, optics
 from .estimators import MMSE, EquivariantMMSE, LocalEquivariantMMSE
 from .operators import (
     Adjoint,
@@ -63,6 +63,7 @@ __all__ = [
     "TopImages",
     "TopSources",
     "center_mask",
+    "comparison",
     "data",
     "distributed",
     "exercises",

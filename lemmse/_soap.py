@@ -20,9 +20,10 @@ class Soap(torch.optim.Optimizer):
     """SOAP (Vyas et al., arXiv 2409.11321): Adam on gradients turned into the eigenbases of E G Gᵀ and E Gᵀ G.
 
     Weights of two or more axes are matrices, (outputs, the rest); vectors take Adam's steps, at the share
-    ``vector_rate`` of the rate. The network's weights see one law of inputs for a whole run, so their covariances
-    change slowly: steps along their eigenvectors, each at a rate of its own, go where Adam's along the axes cannot. All
-    state is tensors, one set a parameter, so that a checkpoint holds it.
+    ``vector_rate`` of the rate. A network's weights see one law of inputs for a whole run, so their covariances change
+    slowly, and steps along eigenvectors, each at a rate of its own, go where Adam's along the axes cannot. The first
+    gradient of a matrix makes its bases, and no step. All state is tensors, one set a parameter, so that a checkpoint
+    holds it.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class Soap(torch.optim.Optimizer):
             gradient = gradient.flatten(1)
         if not state:
             _begin(state, gradient, matrix)
+            if matrix:
+                return  # in its own eigenbasis a gradient is rounding but for the diagonal: no step along it
         state["step"] += 1
         first, second = group["betas"]
         state["mean"].lerp_(gradient, 1 - first)

@@ -1,4 +1,4 @@
-"""Training on fresh noise: a generator that yields a record per step, and what more training would bring.
+"""Training on fresh noise: a generator that yields a record per step.
 
 The loss is the plain one, E ‖net(B (A x + σ e), σ) - x‖² over training images x: no network is shown the formula. By
 S5.3 its excess over the formula's risk is the squared distance of the two, at each σ separately, so any positive weight
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -30,20 +31,17 @@ from torch import Tensor, nn
 
 from ._checks import checked_measured, checked_pre_inverted, checked_sample, positive_integer
 from ._progress import progress
-from .estimators import Estimator
+from ._soap import Soap
 from .operators import apply_in_float64, as_operator
 from .patches import shift_each
 
-__all__ = ["Excess", "Record", "RiskEstimate", "learning_rate_at", "optimization_excess", "train"]
+__all__ = ["Record", "RiskEstimate", "learning_rate_at", "train"]
 
 RISK_BINS = 16
 """Classes of ln σ with an estimate of the loss each: the risk changes by about a third from one to the next."""
 
 RISK_MEMORY = 100
 """Batches with images of a class over which its loss is averaged."""
-
-BETAS = (0.9, 0.99)
-"""Of AdamW. Weights on its losses change slowly, and so may its second moments: a short memory follows them."""
 
 LARGEST_GRADIENT = 1.0
 """Gradients are clipped to this norm; the losses are of size one."""
@@ -95,14 +93,8 @@ def learning_rate_at(step: int, steps: int, peak: float, warmup: int) -> float:
     return peak * min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _adamw(learning_rate: float, weight_decay: float) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    """Return what makes an AdamW of a network's weights."""
-
-    def of(net: nn.Module) -> torch.optim.Optimizer:
-        how = {"lr": learning_rate, "betas": BETAS, "weight_decay": weight_decay, "foreach": True}
-        return torch.optim.AdamW(net.parameters(), **how)
-
-    return of
+def _soap(net: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    return Soap(net.parameters(), lr=learning_rate, weight_decay=weight_decay)
 
 
 @torch.no_grad()
@@ -251,7 +243,7 @@ def train(
     steps: int,
     batch_size: int = 32,
     sigmas: tuple[float, float] = (0.03, 1.2),
-    learning_rate: float = 3e-3,
+    learning_rate: float = 1e-2,
     warmup: int = 100,
     weight_decay: float = 0.0,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
@@ -271,8 +263,9 @@ def train(
     generator, and nothing else is random. With ``crop`` the step looks at one random square of so many pixels a side
     of each image, by windows that are whole: many images a step, at the cost of few (local networks of
     ``lemmse.networks``). ``shifted`` shifts each image by a random cyclic shift (augmentation, S4.3). ``weighted``
-    divides each loss by the estimated risk at its sigma. Gradients are clipped to norm one and handed to AdamW, or to
-    what ``optimizer`` makes of the net; its rates follow ``learning_rate_at``. ``average`` is the decay of the
+    divides each loss by the estimated risk at its sigma. Gradients are clipped to norm one and handed to SOAP (arXiv
+    2409.11321), or to what ``optimizer`` makes of the net, such as ``lambda net: torch.optim.AdamW(net.parameters(),
+    lr=3e-3)``; rates follow ``learning_rate_at``. ``average`` is the decay of the
     exponential average of the weights (``None``: 1 - 50/steps, at most 0.999, a memory of the last fiftieth of the run,
     where the rate is small). When the iterator ends, the averaged weights are in ``net``, in eval mode, with
     ``sigma_range`` set; broken off, ``net`` has the last step's.
@@ -309,7 +302,9 @@ def train(
     draws = _Draws(images, physics, pre_inverse, tuple(options["sigmas"]), batch_size, shifted)
     if crop is not None:
         draws = _CropDraws(draws, crop, net.receptive_field, net.boundary)
-    optimizer = (optimizer or _adamw(learning_rate, weight_decay))(net)
+    if optimizer is None:
+        optimizer = partial(_soap, learning_rate=learning_rate, weight_decay=weight_decay)
+    optimizer = optimizer(net)
     run = _Run(net, draws, options, optimizer, autocast, generator)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
@@ -605,67 +600,3 @@ def _checked_crop(crop: int | None, net: nn.Module, images: Tensor) -> int | Non
             f"{net.boundary} boundary does not: use crop=1, or None for whole images."
         )
     return crop
-
-
-# ---- What more training would bring ---------------------------------------------------------------------------------
-
-
-@final
-@dataclass(frozen=True)
-class Excess:
-    """How far a network is from its formula at one σ, in squared intensity, a mean over pixels and channels.
-
-    ``loss`` of the network and ``risk`` of the formula, the means of ‖x̂ - x‖² on the same training images and noise;
-    ``difference`` = loss - risk, and ``distance``, the mean of ‖net - formula‖², are two estimates of one number
-    (S5.3), each with its standard error over images. The second is the more precise; that the two agree says that the
-    formula is the minimiser.
-    """
-
-    loss: float
-    risk: float
-    difference: float
-    difference_error: float
-    distance: float
-    distance_error: float
-
-
-@torch.no_grad()
-def optimization_excess(
-    net: nn.Module,
-    estimator: Estimator,
-    *,
-    sigma: float,
-    generator: torch.Generator,
-    count: int = 20,
-) -> Excess:
-    """Compare a network with its formula on ``count`` noisy training images and return the excess of its loss.
-
-    ``estimator`` is the formula, with its images (a tensor), operator and pre-inverse: ``LocalEquivariantMMSE`` with
-    ``patch_size=net.receptive_field`` for a local network. Images and noise come from the generator, and both see the
-    same: common random numbers. The network is left in eval mode. Raises ``ValueError`` where there are fewer than two
-    images to draw. Source: S5.3.
-    """
-    if positive_integer(count, "count counts images") < 2:
-        raise ValueError(f"count={count}: a standard error takes two images or more.")
-    images = estimator.images
-    if not isinstance(images, Tensor):
-        raise ValueError(f"optimization_excess draws from a tensor of images: got {type(images).__name__}.")
-    of = {"generator": generator, "device": generator.device}
-    x = images[torch.randint(len(images), (count,), **of).to(images.device)]
-    y = estimator.physics.A(x)
-    y = y + sigma * torch.randn(y.shape, dtype=y.dtype, **of).to(y.device)
-    formula = estimator(y, sigma=sigma).mean.double()
-    weight = next(net.parameters(), y)
-    v = estimator.pre_inverted(y).to(weight.device, weight.dtype)
-    found = net.eval()(v, sigma).to(formula)
-    losses, risks, distances = ((a - b).square().flatten(1).mean(1) for a, b in _pairs(found, formula, x))
-    (difference, difference_error), (distance, distance_error) = map(_mean_and_error, (losses - risks, distances))
-    return Excess(losses.mean().item(), risks.mean().item(), difference, difference_error, distance, distance_error)
-
-
-def _pairs(found: Tensor, formula: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    return iter([(found, x.double()), (formula, x.double()), (found, formula)])
-
-
-def _mean_and_error(values: Float64[Tensor, " b"]) -> tuple[float, float]:
-    return values.mean().item(), (values.std() / math.sqrt(len(values))).item()

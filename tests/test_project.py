@@ -336,7 +336,7 @@ FLOORS = {
     3: {"_checks", "_soap", "kernels", "means", "strata", "windows"},
     4: {"networks", "screen"},
     5: {"estimators"},
-    6: {"explain", "bounds", "blind", "training", "pretrained", "distributed"},
+    6: {"explain", "bounds", "blind", "comparison", "training", "pretrained", "distributed"},
     7: {"figures"},
     8: {"ui"},
 }
