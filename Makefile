@@ -15,7 +15,7 @@ FIRST := notebooks/00_inverse_problems.ipynb
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-colab test-deepinv bench notebooks lint format constraints clean
+.PHONY: help lab test test-colab test-deepinv bench train notebooks lint format constraints clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test-deepinv: .venv-deepinv/.made  ## run the tests with deepinv's own operators
 
 bench: .venv/.bench  ## measure time and memory beside the alternatives (QUICK=1: 3 minutes; ONLY=peers: one topic)
 	@$(BIN)/python -m benchmarks $(ONLY) $(if $(QUICK),--quick,$(if $(ONLY),,--write))
+
+train: .venv/.test  ## train the networks that are missing (hours; goes on where it was; start two for two cores)
+	@$(BIN)/python scripts/train.py
 
 notebooks: .venv/.notebooks  ## regenerate every .ipynb, with outputs, from its .py
 	@$(BIN)/python scripts/notebooks.py

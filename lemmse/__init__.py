@@ -35,6 +35,7 @@ _ROOMS = {  # with the extra that each needs: they load when first asked for, as
     "distributed": "distributed",
     "exercises": "widgets",
     "figures": "widgets",
+    "pretrained": "widgets",
     "training": "widgets",
     "ui": "widgets",
 }
@@ -75,6 +76,7 @@ __all__ = [
     "metrics",
     "networks",
     "optics",
+    "pretrained",
     "random_mask",
     "shift",
     "stripe_mask",
