@@ -17,33 +17,17 @@ import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 from tqdm import tqdm
 
 import lemmse as le
 from lemmse._progress import silence
-from lemmse.comparison import Comparison, compare
 from lemmse.networks import Network, Preconditioning, rebuild
 from lemmse.pretrained import Card, Problem, save
 from lemmse.training import train
-
-ROOT = Path(__file__).resolve().parents[1]
-WEIGHTS, BUILD = ROOT / "lemmse" / "weights", ROOT / "build"
-
-SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
-"""Noise levels at which networks and formulas are compared."""
-
-COMPARED = 20
-"""Images of each split that they are compared on."""
-
-COMPARED_SEED = 2601
-"""Of the noise of comparisons, which no training draws: those seeds come from names."""
+from theory_vs_practice import BUILD, WEIGHTS, measured
 
 CHECKPOINT_EVERY = 500
 
@@ -153,55 +137,6 @@ def _trained(cell: Cell, how: dict[str, Any]) -> Result:
             bar.set_postfix(loss=f"{record.loss:.3f}", refresh=False)
             seconds = record.seconds
     return Result(net, seconds)
-
-
-# ---- Against the formula --------------------------------------------------------------------------------------------
-
-
-class KeptFormula:
-    """A formula whose means are kept in ``build/formula``: networks of one problem are held against the same ones."""
-
-    def __init__(self, card: Card):
-        self.estimator = card.estimator()
-        self.images, self.physics = self.estimator.images, self.estimator.physics
-        problem = card.problem
-        self.name = f"{problem.data}-{problem.count}-{problem.operator}-{problem.pre_inverse}-{card.patch_size}"
-        self.pre_inverted = self.estimator.pre_inverted
-
-    def __call__(self, y: Tensor, *, sigma: float) -> Any:
-        """Return the posterior, of which the mean alone is filled in."""
-        digest = hashlib.sha256(y.contiguous().numpy().tobytes() + np.float64(sigma).tobytes()).hexdigest()[:16]
-        path = BUILD / "formula" / type(self.estimator).__name__ / self.name / f"{digest}.safetensors"
-        if path.exists():
-            return Mean(load_file(path)["mean"])
-        mean = self.estimator(y, sigma=sigma).mean
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"mean": mean}, path)
-        return Mean(mean)
-
-
-class Mean(NamedTuple):
-    """What is kept of a posterior."""
-
-    mean: Tensor
-
-
-def comparisons(net: Network, card: Card) -> dict[str, Comparison]:
-    """Compare a network with its formula on test images and on training images and return both."""
-    formula, sigmas = KeptFormula(card), SIGMAS
-    images = {split: card.problem.images(split)[:COMPARED] for split in ("test", "train")}
-    noise = {split: torch.Generator().manual_seed(COMPARED_SEED + i) for i, split in enumerate(images)}
-    return {split: compare(net, formula, x, sigmas=sigmas, generator=noise[split]) for split, x in images.items()}
-
-
-def measured(net: Network, card: Card) -> dict[str, dict[str, float]]:
-    """Return the decibels of network against formula, by split and noise level, a mean over images."""
-    return {
-        split: {
-            f"{s:g}": round(db, 2) for s, db in zip(SIGMAS, found.psnr_network_formula.mean(1).tolist(), strict=True)
-        }
-        for split, found in comparisons(net, card).items()
-    }
 
 
 # ---- Several runs at once -------------------------------------------------------------------------------------------

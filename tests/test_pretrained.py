@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import lemmse as le
+import theory_vs_practice as tables
 import train as script
 from lemmse.networks import LocalResNet, PatchMLP, check_receptive_field
 from lemmse.pretrained import Card, Problem, cards, load, save
@@ -127,7 +128,7 @@ def test_a_shipped_network_is_whole_and_tells_all(card):
     assert {"steps", "batch_size", "sigmas", "seed", "seconds", "learning_rate"} <= set(card.training)
     assert set(card.versions) == {"lemmse", "torch", "python"}
     assert set(card.psnr) == {"test", "train"}
-    assert all(set(card.psnr[split]) == {f"{sigma:g}" for sigma in script.SIGMAS} for split in card.psnr)
+    assert all(set(card.psnr[split]) == {f"{sigma:g}" for sigma in tables.SIGMAS} for split in card.psnr)
     cell = next(cell for cell in script.grid() if cell.name == card.name)
     assert (card.problem, card.training["seed"]) == (cell.problem, cell.seed)
     v = card.problem.pre_inverted(card.problem.physics.A(card.problem.images("test")[:2]))
@@ -147,8 +148,8 @@ def test_trained_networks_see_what_they_declare(kind):
 def test_measured_decibels_are_those_of_shipped_weights(card):
     """The first noise level of the table, anew: the formula, the noise and the network are those of the card."""
     net, _ = load(card.name)
-    sigma = script.SIGMAS[0]
-    generator = torch.Generator().manual_seed(script.COMPARED_SEED)
-    x = card.problem.images("test")[: script.COMPARED]
+    sigma = tables.SIGMAS[0]
+    generator = torch.Generator().manual_seed(tables.SEED)
+    x = card.problem.images("test")[: tables.IMAGES]
     found = le.comparison.compare(net, card.estimator(), x, sigmas=sigma, generator=generator)
     assert found.psnr_network_formula.mean().item() == pytest.approx(card.psnr["test"][f"{sigma:g}"], abs=0.1)
