@@ -333,7 +333,7 @@ FLOORS = {
     0: {"_device", "_types", "_progress", "exercises"},
     1: {"_compiled", "_factors", "image_sets", "patches", "metrics", "gaussians", "reductions", "optics"},
     2: {"_fused", "_screen", "_weighing", "data", "operators"},
-    3: {"_checks", "_soap", "kernels", "means", "strata", "windows"},
+    3: {"_checks", "_soap", "receptive_fields", "kernels", "means", "strata", "windows"},
     4: {"networks", "screen"},
     5: {"estimators"},
     6: {"explain", "bounds", "blind", "comparison", "training", "pretrained", "distributed"},
