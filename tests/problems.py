@@ -2,7 +2,7 @@
 
 import math
 import re
-from functools import cache, lru_cache
+from functools import cache
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ PAIRS = [(name, kind) for name, physics in FORWARD.items() for kind in onto_imag
 """Every operator with every pre-inverse that gives images."""
 
 
-@lru_cache(maxsize=256)
+@cache
 def as_matrix(B, measurement_shape) -> torch.Tensor:
     """The matrix of a pre-inverse, column by column; ``None`` is the identity."""
     n = math.prod(measurement_shape)

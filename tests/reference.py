@@ -1,20 +1,21 @@
 """Dense, looped, slow, and obviously right: what the package is compared with. Nothing here is shared with it."""
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
 
 
+@cache
 def dense(apply, input_shape) -> Tensor:
-    """The matrix of a linear map, one column at a time."""
+    """The matrix of a linear map: what it makes of a batch of all unit vectors, in columns.
+
+    That a batch has the answers of each alone is a test of its own of every operator. What a method of an operator is
+    asked for once serves all tests.
+    """
     n = math.prod(input_shape)
-    columns = []
-    for i in range(n):
-        e = torch.zeros(n, dtype=torch.float64)
-        e[i] = 1
-        columns.append(apply(e.reshape(1, *input_shape)).reshape(-1))
-    return torch.stack(columns, dim=1)
+    return apply(torch.eye(n, dtype=torch.float64).reshape(n, *input_shape)).reshape(n, -1).T.contiguous()
 
 
 def mmse(images: Tensor, measure, y: Tensor, sigma: float, B: Tensor | None = None):
@@ -23,12 +24,13 @@ def mmse(images: Tensor, measure, y: Tensor, sigma: float, B: Tensor | None = No
     ``measure`` maps (1, c, h, w) to measurements; ``y`` is one measurement, no batch; ``B`` is a dense matrix.
     """
     log_weights = []
+    if B is not None:
+        u, s, _ = torch.linalg.svd(B, full_matrices=False)
+        keep = s > 1e-10 * s.max()
     for x in images:
         residual = (y - measure(x[None])[0]).reshape(-1)
         if B is not None:
             z = B @ residual
-            u, s, _ = torch.linalg.svd(B, full_matrices=False)
-            keep = s > 1e-10 * s.max()
             residual = (u[:, keep].T @ z) / s[keep]
         log_weights.append(-float(residual @ residual) / (2 * sigma**2))
     largest = max(log_weights)
@@ -125,7 +127,8 @@ def local_mmse(
         inverses.append(u[:, keep].T / s[keep, None])
         half_log_pdets.append(float(s[keep].log().sum()))
     seen = torch.stack([q @ y.reshape(-1) for q in operators])
-    keys = torch.stack([torch.stack([q @ measure(x[None])[0].reshape(-1) for q in operators]) for x in images])
+    clean = [measure(x[None])[0].reshape(-1) for x in images]
+    keys = torch.stack([torch.stack([q @ each for q in operators]) for each in clean])
     n = h * w
     log_weights = torch.full((n, len(images), n), -math.inf, dtype=torch.float64)
     spaces = torch.stack(spaces)
