@@ -77,7 +77,7 @@ class Live:
     def follow(self) -> None:
         """Show the explorable's present state, set from Python; what its view raises goes to the caller too."""
         self.front.set_state(self.explorable)
-        self._look(self.explorable.view)
+        self._rest()
 
     def moved(self, state: dict[str, Any], *, resting: bool = True) -> None:
         """Take a state from the reader's controls; the coarse view answers while they move, where there is one."""
@@ -85,13 +85,23 @@ class Live:
             self.explorable._accept(state)
             self.front.set_state(self.explorable)
         try:
-            self._look(self.explorable.view if resting else self.explorable.coarse or self.explorable.view)
+            if resting or self.explorable.coarse is None:
+                self._rest()
+            else:
+                self._do(lambda **state: self.front.show(self.explorable.coarse(**state)))
         except Exception:  # already on the page, and nobody sees a callback's traceback
             return
 
-    def _look(self, view: Callable[..., View]) -> None:
+    def _rest(self) -> None:
+        """Show the full view, then what follows it."""
+        self._do(lambda **state: self.front.show(self.explorable.view(**state)))
+        if self.explorable.then is not None:
+            self._do(self.explorable.then)
+
+    def _do(self, work: Callable[..., None]) -> None:
+        """Do something with the present state; where that raises, say so on the page."""
         try:
-            self.front.show(view(**self.explorable.state))
+            work(**self.explorable.state)
         except Exception as error:
             self.front.fail(f"{type(error).__name__}: {error}")
             raise

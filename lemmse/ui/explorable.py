@@ -21,7 +21,8 @@ class Explorable:
     made with ``folded=True``. ``name`` is where ``le.ui.explorables`` holds the function that makes this explorable,
     such as ``"inverse_problems.inverse_problems"``; the state then prints as a line of Python that restores it.
     ``state`` sets some values at the start, the others take their defaults. ``coarse``, a quicker function of the same
-    state, answers while a control moves; ``view`` follows once it rests.
+    state, answers while a control moves; ``view`` follows once it rests. ``then`` is called with the state when the
+    widget has shown its ``view``, for what follows more slowly still.
 
     Raises ``ValueError`` if more than three controls are in sight or the state names a value that no control has.
     """
@@ -35,6 +36,7 @@ class Explorable:
         name: str,
         state: Mapping[str, Any] | None = None,
         coarse: Callable[..., View] | None = None,
+        then: Callable[..., None] | None = None,
     ) -> None:
         """Check the controls; nothing is computed before something is shown."""
         if not controls:
@@ -46,7 +48,7 @@ class Explorable:
             raise ValueError(
                 f"explorable {title!r}: name={name!r} is no dotted name such as 'inverse_problems.inverse_problems'"
             )
-        self.view, self.coarse = view, coarse
+        self.view, self.coarse, self.then = view, coarse, then
         self.controls = dict(controls)
         self.title, self.name = title, name
         self._state = self._validated({**self.defaults, **(state or {})})

@@ -237,6 +237,30 @@ class TestCanvasFront:
         ask(explorable, sigma=2, resting=True)
         assert grid.frame["sentence"] == "a at 1."
 
+    def test_what_follows_comes_after_the_full_view_and_never_after_the_coarse_one(self):
+        """What it raises stands on the page, below the view that was shown."""
+        told, controls = [], {"sigma": Slider("σ", [0.0, 0.5, 1.0], 0.5)}
+
+        def then(sigma):
+            told.append((sigma, grid.frame["sentence"]))
+            if sigma == 0.0:
+                raise ValueError("too little noise")
+
+        functions = {"coarse": lambda sigma: look("b", sigma), "then": then}
+        explorable = Explorable(lambda sigma: look("a", sigma), controls, title="t", name="t", **functions)
+        explorable.then = None
+        grid = explorable.widget and explorable._widget.front.grid
+        explorable.then = then
+        ask(explorable, sigma=2, resting=False)
+        assert told == []
+        ask(explorable, sigma=2, resting=True)
+        assert told == [(1.0, "a at 1.")]
+        with pytest.raises(ValueError, match="too little noise"):
+            explorable.state = {"sigma": 0.0}
+        assert told[1:] == [(0.0, "a at 0.")]
+        assert grid.frame["error"] == "ValueError: too little noise"
+        assert grid.frame["sentence"] == "a at 0."
+
     def test_a_view_that_raises_says_so_on_the_page_and_to_python(self):
         explorable = make(flag=True)
         grid = explorable.widget and explorable._widget.front.grid
