@@ -223,4 +223,4 @@ def test_it_shows_a_still_picture_first(monkeypatch, rung):
         assert 'class="lemmse-still"' in still["text/html"]
         assert live["application/vnd.jupyter.widget-view+json"]["model_id"] == made.widget.model_id
     assert made.look().sentence in alt
-    assert "The pixel in row 13, column 17 of x̂" in alt
+    assert "The pixel in row 6, column 12 of x̂" in alt
