@@ -428,7 +428,7 @@ exercise = Exercise(
     expected="b",
     choices=("a", "b", "c", "d"),
     mistakes={
-        "The network is told σ, and at each σ the formula is best by itself: weights change the way, not the goal.": "a",
+        "The network is told σ, and at each σ the formula is best: weights change the way, not the goal.": "a",
         "An optimiser changes how fast, and whether, the goal is reached.": "c",
         "More weights come nearer to the goal; it is the best of all functions of a window already.": "d",
     },
