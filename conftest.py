@@ -70,10 +70,16 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """Time a test together with the fixtures, servers and kernels that it is the first to need."""
+    """Time a test together with the fixtures, servers and kernels that it is the first to need.
+
+    Kernels of notebooks show no bars: whether one comes depends on the machine, and outputs are compared.
+    """
     start = time.perf_counter()
     try:
-        return (yield)
+        with pytest.MonkeyPatch.context() as patch:
+            if isinstance(item.parent, IPyNbFile):
+                patch.setenv("TQDM_DISABLE", "1")
+            return (yield)
     finally:
         seconds = time.perf_counter() - start
         seconds_of_layer[layer(item.path)] += seconds
