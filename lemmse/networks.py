@@ -224,6 +224,10 @@ def _cropped(x: Float[Tensor, "b h w i"], size: tuple[int, int]) -> Float[Tensor
 class Network(nn.Module, ABC):
     """What the networks share: checks of input, conditioning on the noise level, scales of input and output.
 
+    ``activation`` is a name of ACTIVATIONS; ``preconditioning`` the scales of what it will be trained on,
+    ``Preconditioning.of(images, physics, pre_inverse)``. Weights come from the ``generator`` (seed 0 if there is none),
+    never from the global seed.
+
     ``receptive_field`` is the side of the square of pixels that a pixel of the output depends on, an odd number, or
     ``None`` where it is the whole image. ``config`` is a dict of JSON values from which ``rebuild`` makes the same
     network with other weights. ``sigma_range`` (low, high) is what it was trained on, ``None`` before.
@@ -232,7 +236,16 @@ class Network(nn.Module, ABC):
     receptive_field: int | None
     boundary: str = "circular"
 
-    def __init__(self, channels: int, activation: str, preconditioning: Any, sigma_range: Any, **config: Any):
+    def __init__(
+        self,
+        channels: int,
+        sizes: dict[str, Any],
+        generator: torch.Generator,
+        *,
+        activation: str = "gelu",
+        preconditioning: Preconditioning | dict | None = None,
+        sigma_range: Any = None,
+    ):
         super().__init__()
         self.channels = positive_integer(channels, "channels counts those of an image")
         if activation not in ACTIVATIONS:
@@ -242,7 +255,8 @@ class Network(nn.Module, ABC):
         self.activation = activation
         self.preconditioning = Preconditioning() if preconditioning is None else preconditioning
         self.sigma_range = None if sigma_range is None else tuple(map(float, sigma_range))
-        self._config = config
+        self._sizes = sizes
+        self.embedding = _NoiseEmbedding(generator)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -250,7 +264,7 @@ class Network(nn.Module, ABC):
         return {
             "architecture": type(self).__name__,
             "channels": self.channels,
-            **self._config,
+            **self._sizes,
             "activation": self.activation,
             "preconditioning": asdict(self.preconditioning),
             "sigma_range": None if self.sigma_range is None else list(self.sigma_range),
@@ -285,6 +299,15 @@ class Network(nn.Module, ABC):
     def _bordered(self, v: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         """Return an image with what the windows of its pixels find beyond its border."""
 
+    def _answer(self, features: Float[Tensor, "b h2 w2 i"], embedded: Float[Tensor, "b e"]) -> Float[Tensor, "b h w o"]:
+        """Return what ``blocks`` that take features as they are, and the ``head``, make of them."""
+        for block in self.blocks:
+            features = block(features, embedded)
+        return self._at_the_head(features)
+
+    def _at_the_head(self, features: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w o"]:
+        return self.head(ACTIVATIONS[self.activation](features))
+
     def _check_image(self, v: Tensor) -> None:
         if v.ndim != 4 or v.shape[1] != self.channels:
             raise ValueError(f"v must be (b, {self.channels}, h, w): got {tuple(v.shape)}.")
@@ -312,9 +335,21 @@ class Network(nn.Module, ABC):
 
 
 class _LocalNetwork(Network):
-    """A function of one window of ``patch_size``, applied to that of every pixel."""
+    """A function of one window of ``patch_size``, applied to that of every pixel.
 
-    def __init__(self, channels: int, patch_size: int, boundary: str, *args: Any, **config: Any):
+    ``boundary`` says what windows find beyond the border, ``"circular"`` or ``"zero"``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        patch_size: int,
+        sizes: dict[str, Any],
+        generator: torch.Generator,
+        *,
+        boundary: str = "circular",
+        **shared: Any,
+    ):
         if (
             not hasattr(patch_size, "__index__")
             or isinstance(patch_size, bool)
@@ -324,7 +359,8 @@ class _LocalNetwork(Network):
             raise ValueError(f"patch_size is the side of a window with a centre pixel, odd: got {patch_size!r}.")
         if boundary not in BOUNDARIES:
             raise ValueError(f"boundary is one of {', '.join(map(repr, BOUNDARIES))}: got {boundary!r}.")
-        super().__init__(channels, *args, patch_size=int(patch_size), boundary=boundary, **config)
+        facts = {"patch_size": int(patch_size), "boundary": boundary}
+        super().__init__(channels, facts | sizes, generator, **shared)
         self.receptive_field, self.boundary = int(patch_size), boundary
 
     def _bordered(self, v: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
@@ -339,9 +375,13 @@ class _LocalNetwork(Network):
             )
 
 
-def _depth(value: Any) -> int:
-    """Return the number of blocks; raises ``ValueError`` unless it is a whole number, zero or more."""
-    return 0 if value == 0 else positive_integer(value, "depth counts blocks")
+def _sizes(width: int, hidden: int, depth: int) -> dict[str, int]:
+    """Return the sizes of blocks; raises ``ValueError`` unless they are whole numbers, positive but for the depth."""
+    return {
+        "width": positive_integer(width, "width counts features"),
+        "hidden": positive_integer(hidden, "hidden counts units"),
+        "depth": 0 if depth == 0 else positive_integer(depth, "depth counts blocks"),
+    }
 
 
 @final
@@ -350,12 +390,10 @@ class LocalResNet(_LocalNetwork):
 
     A 3×3 stem, (p - 3)/2 residual blocks with one 3×3 convolution each, and ``depth`` residual blocks of ``width``
     features and ``hidden`` units (twice the width, unless named) that see one pixel: most of the work, as the formula's
-    is, is a function of the window alone. Weights come from the ``generator`` (seed 0 if there is none), never from
-    the global seed.
+    is, is a function of the window alone.
 
-    ``boundary`` is ``"circular"`` or ``"zero"``; ``activation`` a name of ACTIVATIONS; ``preconditioning`` the scales
-    of what it will be trained on, ``Preconditioning.of(images, physics, pre_inverse)``. Raises ``ValueError`` for an
-    even patch size and names or counts out of range. Source: S11, architectures.
+    Other arguments are those of ``Network`` and ``boundary``, ``"circular"`` or ``"zero"``. Raises ``ValueError`` for
+    an even patch size and names or counts out of range. Source: S11, architectures.
 
     >>> LocalResNet(1, 5)
     LocalResNet(1 channels, receptive field 5×5, 122945 parameters)
@@ -369,32 +407,22 @@ class LocalResNet(_LocalNetwork):
         width: int = 64,
         hidden: int | None = None,
         depth: int = 3,
-        boundary: str = "circular",
-        activation: str = "gelu",
-        preconditioning: Preconditioning | dict | None = None,
-        sigma_range: Any = None,
         generator: torch.Generator | None = None,
+        **shared: Any,
     ):
-        width, depth = positive_integer(width, "width counts features"), _depth(depth)
-        hidden = 2 * width if hidden is None else positive_integer(hidden, "hidden counts units")
-        sizes = {"width": width, "hidden": hidden, "depth": depth}
-        super().__init__(channels, patch_size, boundary, activation, preconditioning, sigma_range, **sizes)
-        generator = _seeded(generator)
-        self.embedding = _NoiseEmbedding(generator)
+        hidden, generator = 2 * width if hidden is None else hidden, _seeded(generator)
+        super().__init__(channels, patch_size, _sizes(width, hidden, depth), generator, **shared)
         stem = _PixelLinear if patch_size == 1 else _Conv3
         self.stem = stem(channels, width, generator)
         convolutions = max(0, (patch_size - 3) // 2)
         self.blocks = nn.ModuleList(
-            [_ConvBlock(width, activation, generator) for _ in range(convolutions)]
-            + [_PixelBlock(width, hidden, activation, generator) for _ in range(depth)]
+            [_ConvBlock(width, self.activation, generator) for _ in range(convolutions)]
+            + [_PixelBlock(width, hidden, self.activation, generator) for _ in range(depth)]
         )
         self.head = _PixelLinear(width, channels, generator)
 
     def _features_to_image(self, u: Float[Tensor, "b h2 w2 c"], embedded: Float[Tensor, "b e"]) -> Tensor:
-        features = self.stem(u)
-        for block in self.blocks:
-            features = block(features, embedded)
-        return self.head(ACTIVATIONS[self.activation](features))
+        return self._answer(self.stem(u), embedded)
 
 
 class _Stage(nn.Module):
@@ -437,16 +465,12 @@ class LocalUNet(_LocalNetwork):
         patch_size: int,
         *,
         width: int = 48,
-        boundary: str = "circular",
-        activation: str = "gelu",
-        preconditioning: Preconditioning | dict | None = None,
-        sigma_range: Any = None,
         generator: torch.Generator | None = None,
+        **shared: Any,
     ):
         width = positive_integer(width, "width counts features")
-        super().__init__(channels, patch_size, boundary, activation, preconditioning, sigma_range, width=width)
         generator = _seeded(generator)
-        self.embedding = _NoiseEmbedding(generator)
+        super().__init__(channels, patch_size, {"width": width}, generator, **shared)
         middle, bottom = width + width // 2, 2 * width
         changes = [
             (channels, width),
@@ -457,7 +481,7 @@ class LocalUNet(_LocalNetwork):
         ]
         convolutions = (patch_size - 1) // 2
         self.stages = nn.ModuleList(
-            _Stage(i, o, (convolutions + UNET_STAGES - 1 - index) // UNET_STAGES, activation, generator)
+            _Stage(i, o, (convolutions + UNET_STAGES - 1 - index) // UNET_STAGES, self.activation, generator)
             for index, (i, o) in enumerate(changes)
         )
         self.head = _PixelLinear(width, channels, generator)
@@ -468,7 +492,7 @@ class LocalUNet(_LocalNetwork):
         wider = second(wide, embedded)
         features = _joined(bottom(wider, embedded), wider)
         features = _joined(third(features, embedded), wide)
-        return self.head(ACTIVATIONS[self.activation](last(features, embedded)))
+        return self._at_the_head(last(features, embedded))
 
 
 def _joined(x: Float[Tensor, "b h w i"], skipped: Float[Tensor, "b h2 w2 j"]) -> Float[Tensor, "b h w k"]:
@@ -494,29 +518,19 @@ class PatchMLP(_LocalNetwork):
         width: int = 128,
         hidden: int | None = None,
         depth: int = 3,
-        boundary: str = "circular",
-        activation: str = "gelu",
-        preconditioning: Preconditioning | dict | None = None,
-        sigma_range: Any = None,
         generator: torch.Generator | None = None,
+        **shared: Any,
     ):
-        width, depth = positive_integer(width, "width counts features"), _depth(depth)
-        hidden = width if hidden is None else positive_integer(hidden, "hidden counts units")
-        sizes = {"width": width, "hidden": hidden, "depth": depth}
-        super().__init__(channels, patch_size, boundary, activation, preconditioning, sigma_range, **sizes)
-        generator = _seeded(generator)
-        self.embedding = _NoiseEmbedding(generator)
+        hidden, generator = width if hidden is None else hidden, _seeded(generator)
+        super().__init__(channels, patch_size, _sizes(width, hidden, depth), generator, **shared)
         self.stem = _PixelLinear(channels * patch_size**2, width, generator)
-        self.blocks = nn.ModuleList(_PixelBlock(width, hidden, activation, generator) for _ in range(depth))
+        self.blocks = nn.ModuleList(_PixelBlock(width, hidden, self.activation, generator) for _ in range(depth))
         self.head = _PixelLinear(width, channels, generator)
 
     def _features_to_image(self, u: Float[Tensor, "b h2 w2 c"], embedded: Float[Tensor, "b e"]) -> Tensor:
         p = self.receptive_field
         windows = u.unfold(1, p, 1).unfold(2, p, 1).flatten(3)  # (b, h, w, c·p²): gathered once, then one product
-        features = self.stem(windows)
-        for block in self.blocks:
-            features = block(features, embedded)
-        return self.head(ACTIVATIONS[self.activation](features))
+        return self._answer(self.stem(windows), embedded)
 
 
 class _GlobalNetwork(Network):
@@ -524,9 +538,16 @@ class _GlobalNetwork(Network):
 
     receptive_field = None
 
-    def __init__(self, channels: int, image_size: Sequence[int], *args: Any, **config: Any):
+    def __init__(
+        self,
+        channels: int,
+        image_size: Sequence[int],
+        sizes: dict[str, Any],
+        generator: torch.Generator,
+        **shared: Any,
+    ):
         h, w = (positive_integer(side, "image_size counts rows and columns") for side in image_size)
-        super().__init__(channels, *args, image_size=[h, w], **config)
+        super().__init__(channels, {"image_size": [h, w], **sizes}, generator, **shared)
         self.image_size = (h, w)
 
     def _bordered(self, v: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -557,27 +578,18 @@ class GlobalMLP(_GlobalNetwork):
         width: int = 384,
         hidden: int | None = None,
         depth: int = 2,
-        activation: str = "gelu",
-        preconditioning: Preconditioning | dict | None = None,
-        sigma_range: Any = None,
         generator: torch.Generator | None = None,
+        **shared: Any,
     ):
-        width, depth = positive_integer(width, "width counts features"), _depth(depth)
-        hidden = width if hidden is None else positive_integer(hidden, "hidden counts units")
-        sizes = {"width": width, "hidden": hidden, "depth": depth}
-        super().__init__(channels, image_size, activation, preconditioning, sigma_range, **sizes)
-        generator = _seeded(generator)
-        self.embedding = _NoiseEmbedding(generator)
+        hidden, generator = width if hidden is None else hidden, _seeded(generator)
+        super().__init__(channels, image_size, _sizes(width, hidden, depth), generator, **shared)
         entries = channels * self.image_size[0] * self.image_size[1]
         self.stem = _PixelLinear(entries, width, generator)
-        self.blocks = nn.ModuleList(_PixelBlock(width, hidden, activation, generator) for _ in range(depth))
+        self.blocks = nn.ModuleList(_PixelBlock(width, hidden, self.activation, generator) for _ in range(depth))
         self.head = _PixelLinear(width, entries, generator)
 
     def _features_to_image(self, u: Float[Tensor, "b h2 w2 c"], embedded: Float[Tensor, "b e"]) -> Tensor:
-        features = self.stem(u.flatten(1))[:, None, None]
-        for block in self.blocks:
-            features = block(features, embedded)
-        return self.head(ACTIVATIONS[self.activation](features)).view(u.shape)
+        return self._answer(self.stem(u.flatten(1))[:, None, None], embedded).view(u.shape)
 
 
 @final
@@ -599,23 +611,19 @@ class GlobalCNN(_GlobalNetwork):
         *,
         width: int = 48,
         depth: int = 2,
-        activation: str = "gelu",
-        preconditioning: Preconditioning | dict | None = None,
-        sigma_range: Any = None,
         generator: torch.Generator | None = None,
+        **shared: Any,
     ):
         width = positive_integer(width, "width counts features")
         depth = positive_integer(depth, "depth counts rounds of blocks")
-        sizes = {"width": width, "depth": depth}
-        super().__init__(channels, image_size, activation, preconditioning, sigma_range, **sizes)
         generator = _seeded(generator)
-        self.embedding = _NoiseEmbedding(generator)
+        super().__init__(channels, image_size, {"width": width, "depth": depth}, generator, **shared)
         self.stem = _PixelLinear(channels, width, generator)
         self.blocks = nn.ModuleList()
         for _ in range(depth):
             for dilation in _dilations(max(self.image_size)):
-                self.blocks.append(_ConvBlock(width, activation, generator, dilation=dilation))
-                self.blocks.append(_PixelBlock(width, width, activation, generator))
+                self.blocks.append(_ConvBlock(width, self.activation, generator, dilation=dilation))
+                self.blocks.append(_PixelBlock(width, width, self.activation, generator))
         self.head = _PixelLinear(width, channels, generator)
 
     def _features_to_image(self, u: Float[Tensor, "b h2 w2 c"], embedded: Float[Tensor, "b e"]) -> Tensor:
@@ -623,7 +631,7 @@ class GlobalCNN(_GlobalNetwork):
         for block in self.blocks:
             around = features if isinstance(block, _PixelBlock) else _wrapped(features, block.first.dilation)
             features = block(around, embedded)
-        return self.head(ACTIVATIONS[self.activation](features))
+        return self._at_the_head(features)
 
 
 def _dilations(side: int) -> list[int]:
