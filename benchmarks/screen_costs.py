@@ -54,7 +54,7 @@ def searching(scene: Scene, patch_size: int) -> tuple[dict[str, Callable[[], obj
     """Return runs of blocks whose bounds all fail, or some of which reach; pairs, those that reach, and columns."""
     (prepared,) = estimator(scene, patch_size)._screens.values()
     y = scene.measured(le.Denoising(), 0.1) - 0.5
-    run = screen.search(prepared, y, torch.tensor([100.0], dtype=torch.float64), 1e-3)
+    run = screen.search(prepared, y, torch.tensor([100.0], dtype=torch.float64), 1e-3, float("inf"))
     run.margin = 1e9  # the floor stays where it is
     blocks = prepared.every(1)[:: max(1, IMAGES // 4)]
     floors = [(run.queries.columns @ some.columns.T).double().quantile(1 - SHARE, dim=1) for some in blocks]

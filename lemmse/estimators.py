@@ -797,13 +797,15 @@ class LocalEquivariantMMSE(Estimator):
         by_products = self._fused is None
         exact = products_cost(self.strata, d) if by_products else kernel_cost(self.strata, d, self.images.shape[1])
         budget = (exact - aside([self.strata[i] for i in others], d)) / sum(pairs.values())
-        searches = {i: search(screen, v, inverse_variances, tolerance) for i, screen in self._screens.items()}
-        if not all(each.pays(budget * pairs[i]) for i, each in searches.items()):
-            return None
+        searches = {}
+        for i, screen in self._screens.items():
+            if (each := search(screen, v, inverse_variances, tolerance, budget)) is None:
+                return None
+            searches[i] = each
         first_pixels = torch.arange(b, device=self.device)[:, None] * n
         places, states, bounds = [], [], []
         for i, each in searches.items():
-            if (found := each.means(budget * pairs[i])) is None:
+            if (found := each.means(budget)) is None:
                 return None
             comparison = self._comparisons[i]
             peak = -inverse_variances[:, None] * found.depth - comparison.half_log_pdet[0]

@@ -49,7 +49,10 @@ SEED_STEP, PILOT_STEP = 61 * 16, 61
 """Every so-many-th atom is looked at before all are, for first floors, and for what all will take. Not powers of two,
 so that the pixels that they are of lie anywhere in an image."""
 
-SEED_EASE, PILOT_EASE = 15.0, 5.0
+SAMPLE_STEP = 16
+"""Every so-many-th query tells for all whether a search pays: where it does not, that is all that it takes."""
+
+SEED_EASE, PILOT_EASE = 15.0, 1.5
 """How many times fewer atoms may be compared in the end, as floors rise, than at those of the seed and the pilot."""
 
 PASSES = 64
@@ -77,9 +80,9 @@ class Costs(NamedTuple):
     entry: float
 
 
-COMPILED, INTERPRETED = Costs(look=0.25, survivor=100, entry=0.12), Costs(look=3.4, survivor=650, entry=4.5)
+COMPILED, INTERPRETED = Costs(look=0.27, survivor=92, entry=0.075), Costs(look=1.7, survivor=350, entry=2.7)
 
-STRATUM, GATHERED_ENTRY = 1e6, 7.0
+STRATUM, GATHERED_ENTRY = 4e5, 12.0
 """What a small stratum takes beside its pairs, and each entry of its windows, cut out one by one in every call."""
 
 
@@ -195,9 +198,9 @@ class Screen:
             bands.append(rest)
         return torch.cat([found[:, : self.edges[0]], *(band.sqrt()[:, None] for band in bands)], dim=1)
 
-    def queries(self, v: Float[Tensor, "1 c_v h w"]) -> _Queries:
-        """Return the windows of v around the pixels of the stratum."""
-        windows = windows_at(v, self.index)[0]
+    def queries(self, v: Float[Tensor, "1 c_v h w"], step: int = 1) -> _Queries:
+        """Return the windows of v around every so-many-th pixel of the stratum."""
+        windows = windows_at(v, self.index[::step])[0]
         found = self.comparison.queries(windows, torch.ones_like(windows[:, 0]).to(self.columns.dtype))
         rows = found.rows[:, :-1]
         # ⟨q, W (k - c)⟩ = ⟨Wᵀq, k - c⟩: images are met as they are
@@ -244,30 +247,27 @@ class Screen:
         """Return how far others, which have at most this share, can move a mean (S12.3)."""
         return (tail * torch.maximum(mean.double() - self.low, self.high - mean.double())).to(mean)
 
-    def cost(self, pairs: float, compared: float) -> float:
-        """Return what bounds of so many pairs take, and comparisons of some of them, in the units of ``Costs``."""
+    def cost(self, share: float) -> float:
+        """Return what a pair takes, in the units of ``Costs``: its bound, and a comparison of this share of them."""
         costs = COMPILED if compiled(self.columns) else INTERPRETED
-        bounds = costs.look + self.columns.shape[2] * COSTS.column
-        return pairs * bounds + compared * (costs.survivor + self.channels * self.patch_size**2 * costs.entry)
+        bound = costs.look + self.columns.shape[2] * COSTS.column
+        return bound + share * (costs.survivor + self.channels * self.patch_size**2 * costs.entry)
 
 
 # ------------------------------------------------------------------------------------------------------------- searches
 
 
 class Search(ABC):
-    """One v that meets the atoms of a screen, for all its sigmas at once; ``search`` makes one.
+    """Queries that meet the atoms of a screen, for all sigmas of a call at once; ``search`` makes one.
 
     An atom that is dropped weighs less than exp(-margin) of what was known to be there, so that all of them together
     have a share of at most (number of atoms) exp(-margin).
     """
 
-    def __init__(
-        self, screen: Screen, v: Float[Tensor, "1 c_v h w"], inverse_variances: Float64[Tensor, " b"], tolerance: float
-    ):
-        self.screen, self.factors, self.margin = screen, inverse_variances, screen.margin(tolerance)
-        self.queries = screen.queries(v)
-        q, b, c = len(self.queries.columns), len(inverse_variances), screen.values.shape[1]
-        zeros = torch.zeros(q, b, c, dtype=torch.float64, device=v.device)
+    def __init__(self, screen: Screen, queries: _Queries, inverse_variances: Float64[Tensor, " b"], margin: float):
+        self.screen, self.queries, self.factors, self.margin = screen, queries, inverse_variances, margin
+        q, b, c = len(queries.columns), len(inverse_variances), screen.values.shape[1]
+        zeros = torch.zeros(q, b, c, dtype=torch.float64, device=queries.own.device)
         floor, top = torch.full_like(zeros[:, 0, 0], -torch.inf), torch.full_like(zeros[:, 0, 0], NOTHING)
         self.sums = _Sums(floor, top, zeros[..., 0].clone(), zeros, torch.zeros_like(top, dtype=torch.int64))
 
@@ -279,29 +279,38 @@ class Search(ABC):
         """
 
     def pays(self, budget: float) -> bool:
-        """Look at a few atoms, for first floors; return whether all are likely to take less than a budget."""
+        """Return whether all pairs are likely to take less than a budget for each, by a look at a few atoms."""
         screen = self.screen
-        sound = screen.sound and _rounds_well(self.queries.columns[:, :-1], screen.columns[0, :, :-1], screen.slack)
-        if not sound or self._expected(self._seeded() / SEED_EASE) > WORTH * budget:
+        if not screen.sound or not _rounds_well(self.queries.columns[:, :-1], screen.columns[0, :, :-1], screen.slack):
             return False
-        share = self._met(screen.every(PILOT_STEP))
-        for each in self.sums[1:]:  # a pilot leaves nothing but floors
-            each.zero_()
-        self.sums.top.fill_(NOTHING)
-        return self._expected(share / PILOT_EASE) <= WORTH * budget
+        if screen.cost(self._seeded() / SEED_EASE) > WORTH * budget:
+            return False
+        self._pilot()
+        return screen.cost(self._pilot() / PILOT_EASE) <= WORTH * budget
 
     def means(self, budget: float) -> Screened | None:
-        """Return the means of all sigmas, ``None`` where they turn out to take longer than a budget: soon seen."""
+        """Return the means of all sigmas, ``None`` where pairs turn out to take more than a budget: soon seen."""
+        self._seeded()
+        shares = [self._pilot() / SEED_EASE]
         blocks = self.screen.every(1)
         for i in progress(range(PASSES), description="LocalEquivariantMMSE", unit="pass"):
-            if (some := blocks[i::PASSES]) and self._expected(self._met(some)) * (
-                1 - (i + 1) / PASSES
-            ) > WORTH * budget:
-                return None
+            if some := blocks[i::PASSES]:
+                shares.append(self._met(some))
+                left = 1 - (i + 1) / PASSES
+                if self.screen.cost(sum(shares) / len(shares)) * left > WORTH * budget:
+                    return None
         depth = (self.queries.own - self.sums.top).clamp_min(0)
         mean = self.sums.sums / self.sums.mass[..., None]
         tail = self.screen.count * math.exp(-self.margin)
         return Screened(depth, self.sums.mass.T, mean.movedim(1, 0), tail)
+
+    def _pilot(self) -> float:
+        """Let floors rise by a part of the atoms, of which nothing else is kept; return the share that was compared."""
+        share = self._met(self.screen.every(PILOT_STEP))
+        for each in self.sums[1:]:
+            each.zero_()
+        self.sums.top.fill_(NOTHING)
+        return share
 
     def _seeded(self) -> float:
         """Set floors by the best bound of very few atoms, and return the share of those that reach them."""
@@ -323,18 +332,23 @@ class Search(ABC):
     def _limits(self, bounds: Float[Tensor, "q k"]) -> Float[Tensor, "q 1"]:
         return (self.sums.floor - self.queries.slack).to(bounds)[:, None]
 
-    def _expected(self, share: float) -> float:
-        """Return what all pairs take if this share of them is compared."""
-        pairs = len(self.queries.columns) * self.screen.count
-        return self.screen.cost(pairs, share * pairs)
-
 
 def search(
-    screen: Screen, v: Float[Tensor, "1 c_v h w"], inverse_variances: Float64[Tensor, " b"], tolerance: float
-) -> Search:
-    """Return a search for the means of all sigmas of one v: compiled where that can be."""
+    screen: Screen,
+    v: Float[Tensor, "1 c_v h w"],
+    inverse_variances: Float64[Tensor, " b"],
+    tolerance: float,
+    budget: float,
+) -> Search | None:
+    """Return a search for the means of all sigmas of one v, ``None`` where it is likely to take more than a budget.
+
+    ``budget`` is for a pair. Loops are compiled where that can be.
+    """
     kind = _CompiledSearch if compiled(screen.columns) else _InterpretedSearch
-    return kind(screen, v, inverse_variances, tolerance)
+    facts = inverse_variances, screen.margin(tolerance)
+    if not kind(screen, screen.queries(v, SAMPLE_STEP), *facts).pays(budget):
+        return None
+    return kind(screen, screen.queries(v), *facts)
 
 
 @final

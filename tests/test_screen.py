@@ -308,16 +308,20 @@ def test_never_much_slower_than_the_exact_path(name, fused, monkeypatch, generat
     """By the costs that are stated: what is looked at before a search gives up is a small part of the exact path."""
     monkeypatch.undo()
     monkeypatch.setattr(estimators, "SCREENED_FROM", 0)
-    met, pays, spent, budgets = screen.Search._met, screen.Search.pays, [], []
+    met, search, spent, budgets = screen.Search._met, screen.search, [], []
 
     def counted(self, blocks):
         share = met(self, blocks)
         pairs = len(self.queries.columns) * sum(len(some.columns) for some in blocks)
-        spent.append(self.screen.cost(pairs, share * pairs))
+        spent.append(pairs * self.screen.cost(share))
         return share
 
+    def budgeted(which, v, factors, tolerance, budget):
+        budgets.append(budget * which.count * which.half_norms.shape[1])
+        return search(which, v, factors, tolerance, budget)
+
     monkeypatch.setattr(screen.Search, "_met", counted)
-    monkeypatch.setattr(screen.Search, "pays", lambda self, budget: budgets.append(budget) or pays(self, budget))
+    monkeypatch.setattr(estimators, "search", budgeted)
     images, x = le.data.photo_crops("train", size=24, count=110), le.data.photo_crops("test", size=24, count=1)
     estimator = estimator_of(name, images, patch_size=7)
     if not fused:
@@ -337,7 +341,7 @@ def test_some_of_a_batch_by_screen_and_others_exactly(monkeypatch, generator):
     """Those of large sigmas do not pay: every measurement has its own answer, in its own place."""
     images = training_set(count=7, shape=(3, 9, 7), dtype=torch.float32)
     y, sigma = measured(images, le.Denoising(), generator, sigma=0.1, count=3), torch.tensor([5.0, 0.05, 5.0])
-    monkeypatch.setattr(screen.Search, "pays", lambda self, budget: self._seeded() < 0 or self.factors.min() > 1)
+    monkeypatch.setattr(screen.Search, "pays", lambda self, budget: self.factors.min() > 1)
     estimator = estimator_of("denoising", images)
     got, exact = estimator(y, sigma=sigma, tolerance=1e-3), estimator(y, sigma=sigma)
     assert [bool(each.any()) for each in got.error_bound] == [False, True, False]
