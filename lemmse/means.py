@@ -74,7 +74,7 @@ class Costs(NamedTuple):
     colour: float  # and for each colour
 
 
-COSTS = Costs(column=0.016, weight=0.85, fused=1.0, colour=0.1)
+COSTS = Costs(column=0.016, weight=0.7, fused=1.3, colour=0.02)
 
 GROUP_COST = 2e5
 """What a stratum takes beside its pairs, for each group of its atoms."""
