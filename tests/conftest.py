@@ -2,11 +2,12 @@
 
 import jaxtyping
 
-# before anything imports lemmse
-jaxtyping.install_import_hook("lemmse", "typechecker.check")
+# before anything imports lemmse; JAXTYPING_DISABLE=1 is for runs that ask something else, such as Colab's versions
+if not jaxtyping.config.jaxtyping_disable:
+    jaxtyping.install_import_hook("lemmse", "typechecker.check")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
 torch.set_num_threads(1)
 
@@ -14,9 +15,10 @@ torch.set_num_threads(1)
 @pytest.fixture
 def unchecked_shapes():
     """Users do not run the checker of shapes: what they get is the package's own errors."""
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture

@@ -33,40 +33,44 @@ def problem(physics, generator):
     return images, physics, measured(images, physics, generator, sigma=0.5)
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("kind", ESTIMATORS)
 class TestShards:
-    def test_merge_to_the_whole(self, kind, reduction, problem):
+    """For every reduction; an estimator serves them all."""
+
+    def test_merge_to_the_whole(self, kind, problem):
         """Three shards of different sizes, reduced by estimators of their own, merged in both associations."""
         images, physics, y = problem
-        whole = ESTIMATORS[kind](images, physics)(y, sigma=0.5, reduction=reduction)
-        shards = images.split([1, 4, 2])
-        one, two, three = (
-            list(ESTIMATORS[kind](shard, physics).stream(y, sigma=0.5, reduction=reduction))[-1] for shard in shards
-        )
-        assert one.merge(two).merge(three).images == COUNT
-        assert_same(one.merge(two).merge(three).result(), whole)
-        assert_same(one.merge(two.merge(three)).result(), whole)
+        whole = ESTIMATORS[kind](images, physics)
+        shards = [ESTIMATORS[kind](shard, physics) for shard in images.split([1, 4, 2])]
+        for reduction in REDUCTIONS:
+            one, two, three = (list(shard.stream(y, sigma=0.5, reduction=reduction))[-1] for shard in shards)
+            wanted = whole(y, sigma=0.5, reduction=reduction)
+            assert one.merge(two).merge(three).images == COUNT
+            assert_same(one.merge(two).merge(three).result(), wanted)
+            assert_same(one.merge(two.merge(three)).result(), wanted)
 
-    def test_a_stream_ends_on_the_whole_and_passes_through_its_parts(self, kind, reduction, problem):
+    def test_a_stream_ends_on_the_whole_and_passes_through_its_parts(self, kind, problem):
         images, physics, y = problem
         estimator = ESTIMATORS[kind](images, physics, chunk_size=3)
-        found = list(estimator.stream(y, sigma=0.5, reduction=reduction))
-        assert [each.images for each in found] == [3, 6, 7]
-        for each in found:
-            part = ESTIMATORS[kind](images[: each.images], physics)(y, sigma=0.5, reduction=reduction)
-            assert_same(each.result(), part)
+        parts = [ESTIMATORS[kind](images[:count], physics) for count in (3, 6, 7)]
+        for reduction in REDUCTIONS:
+            found = list(estimator.stream(y, sigma=0.5, reduction=reduction))
+            assert [each.images for each in found] == [3, 6, 7]
+            for each, part in zip(found, parts, strict=True):
+                assert_same(each.result(), part(y, sigma=0.5, reduction=reduction))
 
-    def test_a_kept_state_goes_on_with_the_next_image(self, kind, reduction, problem):
+    def test_a_kept_state_goes_on_with_the_next_image(self, kind, problem):
         images, physics, y = problem
         lazy = LazyImages(images)
-        first = next(ESTIMATORS[kind](lazy, physics, chunk_size=3).stream(y, sigma=0.5, reduction=reduction))
-        kept = pickle.loads(pickle.dumps(first))
+        begun = ESTIMATORS[kind](lazy, physics, chunk_size=3)
         estimator = ESTIMATORS[kind](lazy, physics, chunk_size=2)
-        made = lazy.made
-        *_, last = estimator.stream(y, sigma=0.5, reduction=reduction, after=kept)
-        assert lazy.made - made == COUNT - 3  # no image is asked for twice
-        assert_same(last.result(), estimator(y, sigma=0.5, reduction=reduction))
+        for reduction in REDUCTIONS:
+            first = next(begun.stream(y, sigma=0.5, reduction=reduction))
+            kept = pickle.loads(pickle.dumps(first))
+            made = lazy.made
+            *_, last = estimator.stream(y, sigma=0.5, reduction=reduction, after=kept)
+            assert lazy.made - made == COUNT - 3  # no image is asked for twice
+            assert_same(last.result(), estimator(y, sigma=0.5, reduction=reduction))
 
 
 def test_a_state_does_not_grow_with_the_images(generator):
