@@ -56,7 +56,7 @@ def sweep(setting: Setting, name: str, products: bool = False, sigmas: tuple[flo
     truth = partial(exact_rows, sigmas=sigmas)
     if pre_inverse is not None:
         truth = partial(exact_means, physics=physics, pre_inverse=pre_inverse, sigmas=sigmas)
-    return Group(partial(_problem, setting, name), tuple(cases), setting.work, truth, repeats=3)
+    return Group(partial(_problem, setting, name), tuple(cases), setting.work, truth)
 
 
 _PATHS = ({}, {"numba": False}, {"tolerance": TOLERANCE})

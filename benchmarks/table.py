@@ -55,8 +55,8 @@ class Effort:
     ``threads`` of PyTorch, ``None`` for its own choice.
     """
 
-    repeats: int = 5
-    patience: float = 5.0
+    repeats: int = 11
+    patience: float = 2.0
     fewest: int = 3
     threads: int | None = None
 
