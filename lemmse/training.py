@@ -265,11 +265,12 @@ def train(
     ``lemmse.networks``). ``shifted`` shifts each image by a random cyclic shift (augmentation, S4.3). ``weighted``
     divides each loss by the estimated risk at its sigma. Gradients are clipped to norm one and handed to SOAP (arXiv
     2409.11321), or to what ``optimizer`` makes of the net, such as ``lambda net: torch.optim.AdamW(net.parameters(),
-    lr=3e-3)``; rates follow ``learning_rate_at``. ``average`` is the decay of the
-    exponential average of the weights (``None``: 1 - 50/steps, at most 0.999, a memory of the last fiftieth of the run,
-    where the rate is small). When the iterator ends, the averaged weights are in ``net``, in eval mode, with
-    ``sigma_range`` set; broken off, ``net`` has the last step's.
-    ``autocast`` (``torch.bfloat16``) has matrix products in a lower precision, weights and their average in their own.
+    lr=3e-3)``; rates follow ``learning_rate_at``. ``autocast`` (``torch.bfloat16``) has matrix products in a lower
+    precision, weights and their average in their own.
+
+    ``average`` is the decay of the exponential average of the weights (``None``: 1 - 50/steps, at most 0.999, a memory
+    of the last fiftieth of the run, where the rate is small). When the iterator ends, the averaged weights are in
+    ``net``, in eval mode, with ``sigma_range`` set; broken off, ``net`` has the last step's.
 
     With ``checkpoint``, a file, the state of the run is kept there every so many steps and at the end; called again
     with the same arguments, it goes on from there, and a finished run yields nothing and fills ``net``. The run is told

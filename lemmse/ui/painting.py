@@ -256,9 +256,15 @@ class Painting(AbstractTraits):
 
 
 def publish(widget: Any, picture: Picture) -> None:
-    """Show a widget below its static picture, which stays for readers without a kernel and hides where it lives."""
+    """Show a widget below its static picture, which stays for readers without a kernel and hides where it lives.
+
+    The picture alone where the widget is ``None``.
+    """
     from IPython.display import display  # IPython is there when this is called
 
+    if widget is None:
+        display(picture)
+        return
     display({"text/html": picture.html("lemmse-still"), "text/plain": picture.alt}, raw=True)
     reference = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
     display({"application/vnd.jupyter.widget-view+json": reference, "text/plain": picture.alt}, raw=True)

@@ -511,12 +511,7 @@ class PaintedHole:
         self.probe.show(*_explained(change["new"]), sigma=HOLE_SIGMA)
 
     def _ipython_display_(self) -> None:
-        if self.widget is not None:
-            publish(self.widget, self.picture())
-        else:
-            from IPython.display import display  # IPython is there when this is called
-
-            display(self.picture())
+        publish(self.widget, self.picture())
 
     def __repr__(self) -> str:
         """Its title and the line that restores its state."""
