@@ -39,7 +39,6 @@ DATA = {
     "fashion_mnist": data.fashion_mnist,
     "photo_crops": lambda split, count: data.photo_crops(split, size=32, count=count),
     "photo_crops_64": lambda split, count: data.photo_crops(split, size=64, count=count),
-    "cifar10": data.cifar10,
 }
 """Images by their names on cards: functions of a split and a count."""
 
@@ -79,6 +78,11 @@ class Problem:
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"Problem: {name} is one of {', '.join(map(repr, known))}: got {value!r}.")
 
+    @property
+    def task(self) -> str:
+        """Return operator and pre-inverse in a word, "inpainting-pseudo-inverse"; the identity goes without saying."""
+        return self.operator if self.pre_inverse == "identity" else f"{self.operator}-{self.pre_inverse}"
+
     def images(self, split: str = "train", count: int | None = None) -> Float[Tensor, "D c h w"]:
         """Load images and return them, (D, c, h, w) in [0, 1]: by default those that were trained on."""
         if count is None and split == "train":
@@ -111,8 +115,9 @@ class Card:
     """What a network is, what it was trained on and how, and how near it came.
 
     ``network`` is the ``config`` that rebuilds it, ``training`` the arguments of ``training.train`` with the seed and
-    the wall time in ``seconds``, ``psnr`` maps "test" and "train" to the decibels of network against formula by σ, on
-    fresh noise. ``shifted``: trained on images shifted at random. ``sha256`` is that of the file of weights.
+    the wall time in ``seconds``. What was measured on fresh noise, in decibels by σ, for "test" and "train" images:
+    ``psnr`` of network against formula, and ``psnr_to_truth`` of "network" and "formula". ``sha256`` is that of the
+    file of weights.
     """
 
     name: str
@@ -122,6 +127,7 @@ class Card:
     training: Mapping[str, Any]
     versions: Mapping[str, str]
     psnr: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    psnr_to_truth: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     file_bytes: int = 0
     sha256: str = ""
 
@@ -140,22 +146,19 @@ class Card:
         """Return the noise levels that it was trained on, (low, high)."""
         return tuple(self.network["sigma_range"])
 
-    def with_psnr(self, psnr: Mapping[str, Mapping[str, float]]) -> "Card":
-        """Return this card with what was measured."""
-        return replace(self, psnr=psnr)
-
     def estimator(self, **how: Any) -> MMSE | EquivariantMMSE | LocalEquivariantMMSE:
         """Return the formula that the network must match, over the images that it was trained on.
 
         The estimator of the class of functions that the architecture is in: ``LocalEquivariantMMSE`` of its patch size
-        and boundary, ``EquivariantMMSE`` for a global CNN, and ``MMSE`` for a global MLP. ``how`` goes to its
-        constructor (``memory_limit``, ...).
+        and boundary, ``EquivariantMMSE`` for a global CNN, and ``MMSE`` for a global MLP, over all shifts of the images
+        where it was trained on shifted ones. ``how`` goes to its constructor (``memory_limit``, ...).
         """
         images, physics = self.problem.images(), self.problem.physics
         if self.patch_size is not None:
             facts = {"patch_size": self.patch_size, "boundary": self.network["boundary"]}
             return LocalEquivariantMMSE(images, physics, pre_inverse=self.problem.B, **facts, **how)
         kind = MMSE if self.architecture == GlobalMLP.__name__ else EquivariantMMSE
+        images = data.ShiftedImages(images) if self.training.get("shifted") else images
         return kind(images, physics, pre_inverse=self.problem.B, **how)
 
 

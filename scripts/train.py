@@ -27,7 +27,7 @@ from lemmse._progress import silence
 from lemmse.networks import Network, Preconditioning, rebuild
 from lemmse.pretrained import Card, Problem, save
 from lemmse.training import train
-from theory_vs_practice import BUILD, WEIGHTS, measured
+from theory_vs_practice import BUILD, WEIGHTS, comparisons, measured
 
 CHECKPOINT_EVERY = 500
 
@@ -69,8 +69,7 @@ class Cell:
     def name(self) -> str:
         """Return what its files are called."""
         problem, size = self.problem, self.arguments.get("patch_size")
-        B = "" if problem.pre_inverse == "identity" else problem.pre_inverse
-        parts = (problem.data, problem.operator, B, self.architecture, f"p{size}" if size else "", self.note)
+        parts = (problem.data, problem.task, self.architecture, f"p{size}" if size else "", self.note)
         return "-".join(part for part in parts if part)
 
     @property
@@ -79,8 +78,16 @@ class Cell:
         return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:4])
 
 
+LARGE = {
+    "PatchMLP": ({"patch_size": 11, "width": 112}, {}),
+    "LocalResNet": ({"patch_size": 11, "width": 46}, {"crop": 8, "batch_size": 64}),
+    "LocalUNet": ({"patch_size": 11, "width": 30}, {"crop": 8, "batch_size": 64}),
+}
+"""Arguments and training of networks with large windows: no more weights, and crops that share what they compute."""
+
+
 def grid() -> list[Cell]:
-    """Return all cells, in the order in which they are trained."""
+    """Return all cells of the table, in the order in which they are trained."""
     cells = [
         Cell(Problem(data, 1000, *task), architecture, {"patch_size": 5})
         for data in ("fashion_mnist", "photo_crops")
@@ -93,10 +100,23 @@ def grid() -> list[Cell]:
         cells.append(Cell(problem, "GlobalMLP", whole, {"shifted": True}, "shifted"))
         cells.append(Cell(problem, "GlobalCNN", whole))
     return cells + [
-        Cell(Problem(data, 100, "denoising"), architecture, {"patch_size": 11})
+        Cell(Problem(data, 100, "denoising"), architecture, *LARGE[architecture])
         for data in ("fashion_mnist", "photo_crops")
         for architecture in LOCAL
     ]
+
+
+def curves() -> list[Cell]:
+    """Return the networks beside the grid: fewer images, other windows, other seeds, and larger photographs."""
+
+    def beside(count: int, patch_size: int, note: str, data: str = "fashion_mnist") -> Cell:
+        facts = LARGE["PatchMLP"] if patch_size == 11 else ({"patch_size": patch_size},)
+        return Cell(Problem(data, count, "denoising"), "PatchMLP", *facts, note=note)
+
+    counts = [beside(count, 5, f"D{count}") for count in (10, 30, 100, 300)]
+    seeds = [beside(1000, 5, f"seed{seed}") for seed in (1, 2)]
+    windows = [beside(1000, 3, ""), beside(1000, 7, ""), beside(1000, 11, "D1000")]
+    return [*counts, *windows, *seeds, beside(1000, 11, "D1000", "photo_crops"), beside(200, 11, "", "photo_crops_64")]
 
 
 class Result(NamedTuple):
@@ -117,7 +137,7 @@ def train_cell(cell: Cell, share: float) -> Card:
     folder = WEIGHTS if share == 1 else BUILD / "tried"
     card = save(net, card, folder)
     shipped, card = le.pretrained.load(card.name, folder)  # what is compared are the weights as they were rounded
-    return save(shipped, card.with_psnr(measured(shipped, card)), folder)
+    return save(shipped, measured(card, comparisons(shipped, card)), folder)
 
 
 def _trained(cell: Cell, how: dict[str, Any]) -> Result:
@@ -174,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     WEIGHTS.mkdir(exist_ok=True)
-    for cell in grid():
+    for cell in grid() + curves():
         if not all(word in cell.name for word in options.words):
             continue
         if options.list:

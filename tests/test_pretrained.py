@@ -14,6 +14,7 @@ from lemmse.pretrained import Card, Problem, cards, load, save
 
 LOCAL_BYTES, GLOBAL_BYTES, ALL_BYTES = 300_000, 2_500_000, 25_000_000
 SHIPPED = cards()
+CELLS = {cell.name: cell for cell in script.grid() + script.curves()}
 PROBLEM = Problem("fashion_mnist", 11, "inpainting", "pseudo-inverse")
 
 
@@ -115,7 +116,7 @@ def test_nothing_is_half_written(saved, monkeypatch):
 
 
 def test_shipped_networks_are_cells_of_the_grid_and_small():
-    assert {card.name for card in SHIPPED} <= {cell.name for cell in script.grid()}
+    assert {card.name for card in SHIPPED} <= set(CELLS)
     for card in SHIPPED:
         assert card.file_bytes <= (GLOBAL_BYTES if card.patch_size is None else LOCAL_BYTES), card.name
     assert sum(card.file_bytes for card in SHIPPED) <= ALL_BYTES
@@ -128,11 +129,23 @@ def test_a_shipped_network_is_whole_and_tells_all(card):
     assert {"steps", "batch_size", "sigmas", "seed", "seconds", "learning_rate"} <= set(card.training)
     assert set(card.versions) == {"lemmse", "torch", "python"}
     assert set(card.psnr) == {"test", "train"}
-    assert all(set(card.psnr[split]) == {f"{sigma:g}" for sigma in tables.SIGMAS} for split in card.psnr)
-    cell = next(cell for cell in script.grid() if cell.name == card.name)
+    levels = {f"{sigma:g}" for sigma in tables.SIGMAS}
+    assert all(set(card.psnr[split]) == levels for split in card.psnr)
+    assert all(set(card.psnr_to_truth[split][who]) == levels for split in card.psnr for who in ("network", "formula"))
+    cell = CELLS[card.name]
     assert (card.problem, card.training["seed"]) == (cell.problem, cell.seed)
     v = card.problem.pre_inverted(card.problem.physics.A(card.problem.images("test")[:2]))
     assert net(v, card.sigma_range[0]).isfinite().all()
+
+
+def test_the_table_in_the_docs_is_of_what_ships():
+    told = json.loads(tables.TABLES.with_suffix(".json").read_text())
+    assert told["sigmas"] == list(tables.SIGMAS)
+    assert set(told["networks"]) == {card.name for card in SHIPPED}
+    for card in SHIPPED:
+        for split, decibels in card.psnr.items():
+            means = told["networks"][card.name][split]["psnr_network_formula"]["mean"]
+            assert list(decibels.values()) == pytest.approx(means, abs=0.02), card.name
 
 
 FIRST_OF_KIND = {(card.architecture, card.patch_size): card for card in reversed(SHIPPED) if card.patch_size}

@@ -15,6 +15,7 @@ from lemmse import pretrained
 from lemmse.metrics import psnr
 from lemmse.networks import PatchMLP
 from lemmse.pretrained import Card, Problem
+from lemmse.ui import shipped
 from lemmse.ui.explorables import theory_vs_practice as room
 
 CARDS = [("fashion_mnist", "denoising", None), ("fashion_mnist", "inpainting", "pseudo-inverse")]
@@ -43,14 +44,13 @@ def folder(tmp_path_factory):
 def small_grid(folder, monkeypatch):
     """Let the folder stand for what ships, and forget what was computed from it."""
     cards, load = pretrained.cards, pretrained.load
-    kept = (room._cards, room._network, room._formula, room._by_network, room._by_formula)
-    for function in kept:
-        function.cache_clear()
+    room._cards.cache_clear()
+    shipped.forget()
     monkeypatch.setattr(pretrained, "cards", lambda: cards(folder))
     monkeypatch.setattr(pretrained, "load", lambda name: load(name, folder))
     yield
-    for function in kept:
-        function.cache_clear()
+    room._cards.cache_clear()
+    shipped.forget()
 
 
 DEFAULTS = {"task": "denoising", "network": "PatchMLP-p5", "sigma": 0.2, "data": "fashion_mnist"}
@@ -96,7 +96,7 @@ def test_formula_and_network_are_those_of_the_card(data, image):
         torch.testing.assert_close(by_network, net(y, 0.2))
     difference = view.pictures["network − formula"]
     torch.testing.assert_close(difference.values[0], (by_network - formula)[0].mean(0))
-    assert difference.limit == room.LIMIT
+    assert difference.limit == shipped.LIMIT
 
 
 @pytest.mark.parametrize("task", TASKS)

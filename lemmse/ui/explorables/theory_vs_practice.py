@@ -11,25 +11,19 @@ from torch import Tensor
 
 from lemmse import figures, metrics, pretrained
 from lemmse.estimators import LocalEquivariantMMSE
-from lemmse.figures import Image, Picture, SignedMap
+from lemmse.figures import Picture
 from lemmse.pretrained import Card, Problem
+from lemmse.ui import shipped
 from lemmse.ui.backend import backend
 from lemmse.ui.explorable import Explorable, compose
 from lemmse.ui.painting import publish
 from lemmse.ui.probing import probed
-from lemmse.ui.threads import one_thread
+from lemmse.ui.shipped import IMAGES, SIGMAS
 from lemmse.ui.view import Choice, Control, Slider, View
 
 __all__ = ["TheoryVsPractice", "network_and_formula", "theory_vs_practice"]
 
-SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
-IMAGES = {"test image 58": ("test", 58), "test image 119": ("test", 119), "test image 45": ("test", 45)}
-IMAGES |= {"training image 3": ("train", 3)}
-
-LIMIT = 0.2  # of intensity, where the map of differences has its full colour
-EVEN = 0.1  # dB below which two estimates count as equally good
 LISTED = 5  # source windows of the probe
-MEMORY_LIMIT = 96 * 2**20  # bytes: a notebook has other things to hold, and larger blocks are no quicker
 
 DATA_TEXTS = {"fashion_mnist": "Fashion-MNIST", "photo_crops": "photographs", "photo_crops_64": "larger photographs"}
 PRE_INVERSE_TEXTS = {"identity": "B = Id", "pseudo-inverse": "B = A⁺", "tikhonov": "B = Tikhonov"}
@@ -47,17 +41,13 @@ class _Key(NamedTuple):
 
 
 def _key(card: Card) -> _Key:
-    problem = card.problem
-    pre_inverse = [] if problem.pre_inverse == "identity" else [problem.pre_inverse]
-    task = "-".join([problem.operator, *pre_inverse])
-    return _Key(problem.data, task, f"{card.architecture}-p{card.patch_size}")
+    return _Key(card.problem.data, card.problem.task, f"{card.architecture}-p{card.patch_size}")
 
 
 @lru_cache(maxsize=1)
 def _cards() -> dict[_Key, Card]:
     """Return the cards of the grid: local networks whose names tell nothing but data, task and architecture."""
-    local = {_key(card): card for card in pretrained.cards() if card.patch_size is not None}
-    named = {key: card for key, card in local.items() if card.name == "-".join(key)}
+    named = {_key(card): card for card in pretrained.cards() if card.name == "-".join(_key(card))}
     if not named:
         raise ValueError("no local network ships with this package: install it anew, or train some (make train).")
     return named
@@ -128,118 +118,39 @@ def _explorable(name: str, state: dict[str, Any], then: Callable[..., None] | No
     )
 
 
-@lru_cache(maxsize=8)
-def _network(name: str) -> torch.nn.Module:
-    return pretrained.load(name)[0]
+def _of_the_controls(look: Callable[[Card, float, str], View]) -> Callable[..., View]:
+    """Return a look at a network by its card as one by the values of the controls, which may name none that ships."""
+
+    def at(task: str, network: str, sigma: float, data: str, image: str) -> View:
+        key = _Key(data, task, network)
+        card = _cards().get(key)
+        return _nothing(key, sigma, image) if card is None else look(card, sigma, image)
+
+    return at
 
 
-@lru_cache(maxsize=4)
-def _formula(name: str) -> LocalEquivariantMMSE:
-    return _card_named(name).estimator(memory_limit=MEMORY_LIMIT)
-
-
-def _card_named(name: str) -> Card:
-    return next(card for card in _cards().values() if card.name == name)
-
-
-def _shared(card: Card) -> str:
-    """Return the name of the first card with the same formula, so that they share it."""
-    facts = (card.problem, card.patch_size, card.network["boundary"])
-    same = (c for c in _cards().values() if (c.problem, c.patch_size, c.network["boundary"]) == facts)
-    return next(same).name
-
-
-class _Measured(NamedTuple):
-    """A true image, its measurement, and what networks and formulas see of it."""
-
-    x: Float[Tensor, "1 c h w"]
-    y: Float[Tensor, "1 c h w"]
-    v: Float[Tensor, "1 c h w"]
-
-
-def _measured(problem: Problem, sigma: float, image: str) -> _Measured:
-    """Measure an image, with the same draw of noise for all noise levels and operators."""
-    split, index = IMAGES[image]
-    x = problem.images(split, index + 1)[index:]
-    y = problem.physics.A(x)
-    y = y + sigma * torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
-    return _Measured(x, y, problem.pre_inverted(y))
-
-
-@lru_cache(maxsize=64)
-@torch.no_grad()
-@one_thread()
-def _by_network(name: str, sigma: float, image: str) -> Float[Tensor, "1 c h w"]:
-    return _network(name)(_measured(_card_named(name).problem, sigma, image).v, sigma)
-
-
-@lru_cache(maxsize=64)
-def _by_formula(name: str, sigma: float, image: str) -> Float[Tensor, "1 c h w"]:
-    """Return the formula's answer, with all threads there are: it compares some 10⁸ pairs of windows."""
-    return _formula(name)(_measured(_card_named(name).problem, sigma, image).y, sigma=sigma).mean
-
-
-def compare(task: str, network: str, sigma: float, data: str, image: str) -> View:
+@_of_the_controls
+def compare(card: Card, sigma: float, image: str) -> View:
     """Measure one image and return what formula and network make of it, their difference, and how far all are apart."""
-    key = _Key(data, task, network)
-    card = _cards().get(key)
-    if card is None:
-        return _nothing(key, sigma, image)
-    measured, by_network = _measured(card.problem, sigma, image), _by_network(card.name, sigma, image)
-    formula, x = _by_formula(_shared(card), sigma, image), measured.x
-    distances = {
-        "network–formula": metrics.psnr(by_network, formula).item(),
-        "network–truth": metrics.psnr(by_network, x).item(),
-        "formula–truth": metrics.psnr(formula, x).item(),
-    }
-    difference = SignedMap((by_network - formula).mean(1), LIMIT)
+    found = shipped.distances(card, sigma, image)
+    both = f"Network ({card.architecture}) and formula ({card.problem.count} images)"
+    known = " Both know this image." if IMAGES[image][0] == "train" else ""
     return View(
-        pictures=_seen(measured) | {"formula": formula, "network": by_network, "network − formula": difference},
-        numbers={f"PSNR {name} (dB)": value for name, value in distances.items()},
-        notes={"network − formula": f"RMS {_rms(distances['network–formula']):.3f}"},
-        sentence=_said(card, distances) + (" Both know this image." if IMAGES[image][0] == "train" else ""),
+        pictures=shipped.compared(card, sigma, image),
+        numbers={f"PSNR {name} (dB)": value for name, value in found.items()},
+        notes={"network − formula": f"RMS {shipped.rms(found['network–formula']):.3f}"},
+        sentence=f"{both} {shipped.said(found)}{known}",
     )
 
 
-def compare_coarsely(task: str, network: str, sigma: float, data: str, image: str) -> View:
+@_of_the_controls
+def compare_coarsely(card: Card, sigma: float, image: str) -> View:
     """Return the network's answer alone: it takes milliseconds."""
-    key = _Key(data, task, network)
-    card = _cards().get(key)
-    if card is None:
-        return _nothing(key, sigma, image)
-    measured, by_network = _measured(card.problem, sigma, image), _by_network(card.name, sigma, image)
+    measured, by_network = shipped.measured(card.problem, sigma, image), shipped.by_network(card, sigma, image)
     return View(
-        pictures=_seen(measured) | {"network": by_network},
+        pictures=shipped.seen(measured) | {"network": by_network},
         numbers={"PSNR network–truth (dB)": metrics.psnr(by_network, measured.x).item()},
         sentence="The network alone for now; the formula, which looks at all training images, follows.",
-    )
-
-
-def _seen(measured: _Measured) -> dict[str, Image]:
-    """Return the pictures of truth and measurement, and of B y where it is another one."""
-    pictures: dict[str, Image] = {"x": measured.x, "y": measured.y}
-    return pictures if measured.v is measured.y else pictures | {"B y": measured.v}
-
-
-def _rms(decibels: float) -> float:
-    return 10 ** (-decibels / 20)
-
-
-def _said(card: Card, distances: dict[str, float]) -> str:
-    """Say how far network and formula are apart, against how far both are from the truth, and who is nearer to it."""
-    match, network, formula = distances.values()
-    ratio = _rms(formula) / _rms(match)
-    if ratio >= 1:
-        compared = f"{ratio:.1f} times nearer to one another than the formula is to the truth"
-    else:
-        compared = f"{1 / ratio:.1f} times further from one another than the formula is from the truth"
-    gain = network - formula
-    verdict = "equally near to it"
-    if abs(gain) > EVEN:
-        verdict = f"the network {abs(gain):.1f} dB {'nearer to' if gain > 0 else 'further from'} it"
-    return (
-        f"Network ({card.architecture}) and formula ({card.problem.count} images) agree to {match:.1f} dB: they are "
-        f"{compared}. To the truth the network has {network:.1f} dB and the formula {formula:.1f} dB, {verdict}."
     )
 
 
@@ -252,7 +163,7 @@ def _nothing(wanted: _Key, sigma: float, image: str) -> View:
     words = f"{texts[wanted.network]}, for {texts[wanted.task]} on {texts[wanted.data]}"
     there = "; ".join(texts[key.network] for key in others)
     instead = f"For these images and this operator: {there}." if there else "Choose other images or another operator."
-    seen = _seen(_measured(replace(problem, data=wanted.data), sigma, image))
+    seen = shipped.seen(shipped.measured(replace(problem, data=wanted.data), sigma, image))
     return View(seen, {}, f"No such network ships: {words}. {instead}")
 
 
@@ -355,16 +266,11 @@ class TheoryVsPractice:
         card = _cards().get(_Key(state["data"], state["task"], state["network"]))
         if card is None:
             return None
-        y = _measured(card.problem, state["sigma"], state["image"]).y
-        return _formula(_shared(card)), y, state["sigma"]
+        y = shipped.measured(card.problem, state["sigma"], state["image"]).y
+        return shipped.estimator(card), y, state["sigma"]
 
     def _ipython_display_(self) -> None:
-        if self.widget is not None:
-            publish(self.widget, self.picture())
-        else:
-            from IPython.display import display  # IPython is there when this is called
-
-            display(self.picture())
+        publish(self.widget, self.picture())
 
     def __repr__(self) -> str:
         """Its title and the line that restores its state."""
