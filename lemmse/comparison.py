@@ -17,7 +17,7 @@ from ._checks import checked_measured, positive_integer
 from ._progress import progress
 from .estimators import Estimator
 
-__all__ = ["Comparison", "Interval", "compare", "interval"]
+__all__ = ["Comparison", "Interval", "compare", "interval", "rank_correlation"]
 
 
 class Interval(NamedTuple):
@@ -82,6 +82,26 @@ def interval(values: Float64[Tensor, "s b"]) -> Interval:
     return Interval(values.mean(1), 1.96 * values.std(1) / math.sqrt(values.shape[1]))
 
 
+def rank_correlation(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float:
+    """Return Spearman's rank correlation of two tensors of as many numbers, in [-1, 1]; equal numbers share a rank.
+
+    Raises ``ValueError`` for other sizes, and where all numbers of a tensor are equal.
+    """
+    if a.numel() != b.numel():
+        raise ValueError(f"rank_correlation: takes as many numbers of each: got {a.numel()} and {b.numel()}.")
+    ranks = torch.stack([_ranks(each.flatten()) for each in (a, b)])
+    if (ranks.amin(1) == ranks.amax(1)).any():
+        raise ValueError("rank_correlation: the numbers of one side are all equal, so they have no order.")
+    return float(torch.corrcoef(ranks)[0, 1])
+
+
+def _ranks(values: Float[Tensor, " n"]) -> Float64[Tensor, " n"]:
+    """Return the place of each number in their order, the mean of their places for equal ones."""
+    _, which, count = values.unique(return_inverse=True, return_counts=True)
+    last = count.cumsum(0).double()
+    return (last - (count.double() - 1) / 2)[which]
+
+
 @torch.no_grad()
 def compare(
     net: nn.Module,
@@ -100,7 +120,7 @@ def compare(
     levels, (s,); noise is drawn from the generator for each of them anew. Images go in batches of ``batch_size``.
 
     Raises ``ValueError`` for images of another shape than the estimator's or fewer than two, and for a net that returns
-    no images.
+    no images. Source: S5.3, S11.
     """
     sigma = torch.as_tensor(sigmas, dtype=torch.float64).reshape(-1)
     if tuple(x.shape[1:]) != tuple(estimator.images.shape[1:]):
