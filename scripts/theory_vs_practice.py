@@ -1,6 +1,6 @@
 """Hold every shipped network against its formula: ``python scripts/theory_vs_practice.py`` writes the tables.
 
-    python scripts/theory_vs_practice.py            docs/theory_vs_practice.md, and .json with every figure
+    python scripts/theory_vs_practice.py            docs/theory_vs_practice.md, .json with every figure, and the cards
     python scripts/theory_vs_practice.py blur p5    print the rows of networks whose names contain all of these words
 
 Test images were never trained on, and noise is fresh. What formulas answer is kept in ``build/formula``, so that
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import lemmse as le
 from lemmse.comparison import Comparison, compare, interval
-from lemmse.pretrained import Card
+from lemmse.pretrained import Card, save
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS, BUILD, TABLES = ROOT / "lemmse" / "weights", ROOT / "build", ROOT / "docs" / "theory_vs_practice.md"
@@ -218,8 +218,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("words", nargs="*", help="print the rows of networks whose names contain all of these")
     words = parser.parse_args(arguments).words
-    cards = [card for card in le.pretrained.cards(WEIGHTS) if all(word in card.name for word in words)]
-    found = {card.name: comparisons(le.pretrained.load(card.name, WEIGHTS)[0], card) for card in cards}
+    cards, found = [], {}
+    for name in (card.name for card in le.pretrained.cards(WEIGHTS) if all(word in card.name for word in words)):
+        net, card = le.pretrained.load(name, WEIGHTS)
+        found[name] = comparisons(net, card)
+        cards.append(measured(card, found[name]))
+        if not words:
+            save(net, cards[-1], WEIGHTS)
     parts = [
         "# Networks and their formulas",
         "Written by `python scripts/theory_vs_practice.py`: every shipped network on fresh noise, on "
