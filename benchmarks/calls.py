@@ -59,11 +59,17 @@ def share_of_distances(times: dict[str, float]) -> float:
     return times[DISTANCES] / _alone(times)
 
 
+ALONE = (
+    "A small sigma alone takes hardly more than distances: nearly all rows are passed over. Together, each sigma still "
+    "looks at every row."
+)
+
+
 def several_sigmas(setting: Setting) -> Group:
     """Return one sigma at a time, all at once, and distances alone."""
     n = len(SIGMAS)
     asked = {DISTANCES: (TINY,)} | {f"σ = {sigma:g} alone": (sigma,) for sigma in SIGMAS} | {TOGETHER: SIGMAS}
-    claims = [Claim(f"{n} sigmas at once ÷ (distances + {n} × weighting)", over_parts, 1.15)]
+    claims = [Claim(f"{n} sigmas at once ÷ (distances + {n} × weighting)", over_parts, 1.15, why=ALONE)]
     if (setting.size, setting.patch_size) == (32, 11):
         claims.append(Claim(f"{n} sigmas at once ÷ one", over_one, 2.2))
     return Group(

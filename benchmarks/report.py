@@ -117,7 +117,7 @@ class Report:
         said = f"Targets: {', '.join(f'{n} {mark}' for mark, n in count.items())}"
         parts = [f"## {said}" if markdown else said]
         for title in dict.fromkeys(verdict.title for verdict in found):
-            rows = [[v.mark, v.target, v.measured] for v in found if v.title == title]
+            rows = [[v.mark, v.told, v.measured] for v in found if v.title == title]
             if markdown:
                 lines = ["|  | target | measured |", "| --- | --- | ---: |"]
                 lines += [f"| {_bold(mark)} | {target} | {measured} |" for mark, target, measured in rows]

@@ -84,7 +84,7 @@ class Target:
 
     ``total`` is the time of set-up and one run, ``resident`` the largest memory of the process, with all that it
     loaded. ``over`` names other rows: ``ratio`` is then the time over that of the fastest of them, and ``speedup`` the
-    inverse. A ``goal`` is hoped for, beyond what is asked.
+    inverse. A ``goal`` is hoped for, beyond what is asked. ``why`` is the reason where it is missed, if that is known.
     """
 
     quantity: str
@@ -92,6 +92,7 @@ class Target:
     least: bool
     over: tuple[str, ...] = ()
     goal: bool = False
+    why: str = ""
 
     def value(self, row: "Row", rows: "tuple[Row, ...]" = ()) -> float | None:
         """Return what was measured, ``None`` where it could not be."""
@@ -115,24 +116,28 @@ class Target:
         return f"{'goal: ' if self.goal else ''}{'≥' if self.least else '≤'} {bound}{named}{than}"
 
 
-def at_least(quantity: str, bound: float, *over: str) -> Target:
+def at_least(quantity: str, bound: float, *over: str, why: str = "") -> Target:
     """Return the target that a quantity is at least so large."""
-    return Target(quantity, bound, True, over)
+    return Target(quantity, bound, True, over, why=why)
 
 
-def at_most(quantity: str, bound: float, *over: str) -> Target:
+def at_most(quantity: str, bound: float, *over: str, why: str = "") -> Target:
     """Return the target that a quantity is at most so large."""
-    return Target(quantity, bound, False, over)
+    return Target(quantity, bound, False, over, why=why)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A bound on what follows from the median times of several rows: ``value`` computes it from times by label."""
+    """A bound on what follows from the median times of several rows: ``value`` computes it from times by label.
+
+    ``why`` as for a ``Target``.
+    """
 
     text: str
     value: Callable[[dict[str, float]], float]
     bound: float
     least: bool = False
+    why: str = ""
 
 
 class Verdict(NamedTuple):
@@ -142,6 +147,12 @@ class Verdict(NamedTuple):
     target: str
     measured: str
     met: bool | None
+    why: str = ""
+
+    @property
+    def told(self) -> str:
+        """Return the target, and why it is missed, where it is and that is known."""
+        return f"{self.target}. {self.why}" if self.met is False and self.why else self.target
 
     @property
     def mark(self) -> str:
@@ -309,13 +320,14 @@ class Table:
             value = claim.value(times)
             sign = "≥" if claim.least else "≤"
             target = f"{claim.text} {sign} {claim.bound:g}"
-            found.append(Verdict(self.title, target, f"{value:.3g}", _keeps(value, claim.bound, claim.least)))
+            kept = _keeps(value, claim.bound, claim.least)
+            found.append(Verdict(self.title, target, f"{value:.3g}", kept, claim.why))
         return found
 
     def _verdict(self, row: Row, target: Target) -> Verdict:
         value = target.value(row, self.rows)
         measured = "–" if value is None else _figure(target.quantity, value)
-        return Verdict(self.title, f"{row.label}: {target}", measured, target.met(row, self.rows))
+        return Verdict(self.title, f"{row.label}: {target}", measured, target.met(row, self.rows), target.why)
 
     def cells(self) -> list[list[str]]:
         """Return header and rows as text; the work per second, where it is known, stands after the ratio."""

@@ -287,6 +287,15 @@ def told():
     return found
 
 
+def test_a_missed_target_says_why_where_that_is_known():
+    """Where it is met, there is nothing to explain."""
+    row = Row("call", 0.1, (1.0,), 1.0, 2.0, None, tuple(at_most("megabytes", mb, why="It is large.") for mb in (1, 3)))
+    claims = tuple(Claim("twice", lambda times: 2 * times["call"], bound, why="Twice is more.") for bound in (1, 3))
+    missed, met, claimed, kept = Table("Calls", (row,), claims=claims).verdicts
+    assert (missed.told, met.told) == ("call: ≤ 1 MB. It is large.", "call: ≤ 3 MB")
+    assert (claimed.told, kept.told) == ("twice ≤ 1. Twice is more.", "twice ≤ 3")
+
+
 def test_the_closing_list_names_every_target(told):
     for markdown in (False, True):
         text = told.closing(markdown)
