@@ -7,6 +7,7 @@ another kind, pre-inverses that know the operator, and whether locality comes fr
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,21 +16,11 @@ from torch import Tensor
 import lemmse as le
 from lemmse.comparison import Comparison, compare, interval, rank_correlation
 from lemmse.pretrained import Card
-from theory_vs_practice import IMAGES, ROOT, SEED, SIGMAS, WEIGHTS, KeptFormula, comparisons
+from theory_vs_practice import IMAGES, ROOT, SEED, SIGMAS, WEIGHTS, KeptFormula, comparisons, decibels, signed
 
 TABLES = ROOT / "docs" / "limits.md"
 NAME = "fashion_mnist-denoising-PatchMLP-p5"
 DENSITY_IMAGES = 10
-
-
-def decibels(values: Tensor) -> list[str]:
-    """Return a mean over images and the half-width of its 95 % interval, per noise level."""
-    return [f"{m:.1f} ± {w:.1f}" for m, w in zip(*(each.tolist() for each in interval(values)), strict=True)]
-
-
-def signed(values: Tensor) -> list[str]:
-    """Return mean differences with their sign and the half-width of their 95 % interval, per noise level."""
-    return [f"{m:+.1f} ± {w:.1f}" for m, w in zip(*(each.tolist() for each in interval(values)), strict=True)]
 
 
 class Row(NamedTuple):
@@ -116,16 +107,12 @@ def density(shipped: Shipped) -> Section:
     for name, card in shipped.cards.items():
         if card.patch_size == 5 and card.problem.count == 1000 and card.problem.task in ("denoising", "inpainting"):
             x = card.problem.images("test")[:DENSITY_IMAGES]
-            rows.append(Row(name, _correlations(shipped.net(name), card, x), _twice))
+            rows.append(Row(name, _correlations(shipped.net(name), card, x), partial(signed, places=2)))
     text = (
         "Spearman's rank correlation, over the pixels of an image, of |network − formula| and −ln p of the window "
         f"(S5.10): mean ± half-width over {DENSITY_IMAGES} test images."
     )
     return Section("Errors and density", text, rows)
-
-
-def _twice(values: Tensor) -> list[str]:
-    return [f"{m:+.2f} ± {w:.2f}" for m, w in zip(*(each.tolist() for each in interval(values)), strict=True)]
 
 
 @torch.no_grad()

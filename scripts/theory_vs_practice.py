@@ -106,10 +106,15 @@ def decibels(values: Tensor) -> list[str]:
     return [f"{m:.1f} ± {w:.1f}" for m, w in zip(mean.tolist(), half_width.tolist(), strict=True)]
 
 
+def signed(values: Tensor, places: int = 1) -> list[str]:
+    """Return mean differences over images, with their sign, and half-widths, per noise level."""
+    mean, half_width = interval(values)
+    return [f"{m:+.{places}f} ± {w:.{places}f}" for m, w in zip(mean.tolist(), half_width.tolist(), strict=True)]
+
+
 def gains(found: Comparison) -> list[str]:
     """Return how many dB nearer to the truth the network is than the formula, with the interval of the difference."""
-    mean, half_width = interval(found.psnr_network_truth - found.psnr_formula_truth)
-    return [f"{m:+.1f} ± {w:.1f}" for m, w in zip(mean.tolist(), half_width.tolist(), strict=True)]
+    return signed(found.psnr_network_truth - found.psnr_formula_truth)
 
 
 def excesses(found: Comparison) -> list[str]:
