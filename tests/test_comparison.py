@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import lemmse as le
-from lemmse.comparison import compare, interval
+from lemmse.comparison import compare, interval, rank_correlation
 from lemmse.networks import PatchMLP, Preconditioning
 from problems import training_set
 
@@ -92,3 +92,22 @@ def test_images_of_another_shape_and_networks_without_images_are_refused():
     flat.forward = lambda v, sigma: v.flatten(1)
     with pytest.raises(ValueError, match=r"must return images \(3, 2, 5, 7\): got \(3, 70\)"):
         compare(flat, formula, images[:3], **how)
+
+
+@pytest.mark.parametrize("levels", [1000, 4])
+def test_rank_correlation_is_that_of_counted_ranks(levels):
+    """A number's rank counts those below it, and half of its equals; few levels make many equals."""
+    a, b = torch.randint(levels, (2, 5, 13), generator=seeded()).double()
+    b += a
+    ranks = [(x[:, None] > x).sum(1) + (x[:, None] == x).sum(1).double() / 2 for x in (a.flatten(), b.flatten())]
+    wanted = torch.corrcoef(torch.stack(ranks))[0, 1].item()
+    assert rank_correlation(a, b) == pytest.approx(wanted, abs=1e-12)
+    assert rank_correlation(a, -b) == pytest.approx(-wanted, abs=1e-12)
+    assert rank_correlation(a, (a / levels).exp()) == pytest.approx(1)
+
+
+def test_what_has_no_order_has_no_rank_correlation():
+    with pytest.raises(ValueError, match="all equal"):
+        rank_correlation(torch.ones(3), torch.arange(3.0))
+    with pytest.raises(ValueError, match="got 3 and 4"):
+        rank_correlation(torch.arange(3.0), torch.arange(4.0))

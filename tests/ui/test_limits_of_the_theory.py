@@ -12,6 +12,7 @@ from lemmse.networks import PatchMLP
 from lemmse.pretrained import Card, Problem
 from lemmse.ui import shipped
 from lemmse.ui.explorables import limits_of_the_theory as room
+from ui.stand_ins import shipped_from
 
 POINTS = {"p5-D3": (3, 5), "p5-D8": (8, 5), "p5": (13, 5), "p3": (13, 3), "p7": (13, 7)}
 OTHERS = {"p5-seed1": (13, 5), "p7-D8": (8, 7)}
@@ -38,16 +39,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def few(folder, monkeypatch):
-    """Let the folder stand for what ships, with thirteen images for the thousand."""
-    cards, load = pretrained.cards, pretrained.load
-    room._points.cache_clear()
-    shipped.forget()
-    monkeypatch.setattr(pretrained, "cards", lambda: cards(folder))
-    monkeypatch.setattr(pretrained, "load", lambda name: load(name, folder))
+    """Thirteen images stand for the thousand."""
     monkeypatch.setattr(room, "BESIDE", Problem("fashion_mnist", 13, "denoising"))
-    yield
-    room._points.cache_clear()
-    shipped.forget()
+    yield from shipped_from(folder, monkeypatch, room._points)
 
 
 def test_points_are_those_of_the_two_curves():

@@ -17,6 +17,7 @@ from lemmse.networks import PatchMLP
 from lemmse.pretrained import Card, Problem
 from lemmse.ui import shipped
 from lemmse.ui.explorables import theory_vs_practice as room
+from ui.stand_ins import shipped_from
 
 CARDS = [("fashion_mnist", "denoising", None), ("fashion_mnist", "inpainting", "pseudo-inverse")]
 CARDS += [("photo_crops", "denoising", None)]
@@ -42,15 +43,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_grid(folder, monkeypatch):
-    """Let the folder stand for what ships, and forget what was computed from it."""
-    cards, load = pretrained.cards, pretrained.load
-    room._cards.cache_clear()
-    shipped.forget()
-    monkeypatch.setattr(pretrained, "cards", lambda: cards(folder))
-    monkeypatch.setattr(pretrained, "load", lambda name: load(name, folder))
-    yield
-    room._cards.cache_clear()
-    shipped.forget()
+    yield from shipped_from(folder, monkeypatch, room._cards)
 
 
 DEFAULTS = {"task": "denoising", "network": "PatchMLP-p5", "sigma": 0.2, "data": "fashion_mnist"}
