@@ -18,6 +18,8 @@ __all__ = ["curves"]
 BESIDE = Problem("fashion_mnist", 1000, "denoising")
 ARCHITECTURE, SIDE = "PatchMLP", 5
 
+DECIBELS = 10, 48  # the same axis at all noise levels
+
 LINES = {
     "network to formula": (lambda card, s: card.psnr["test"][s], figures.COLOURS[0], "o-"),
     "network to truth": (lambda card, s: card.psnr_to_truth["test"]["network"][s], figures.COLOURS[1], "s--"),
@@ -116,7 +118,10 @@ def drawn(point: str, sigma: float) -> Figure:
     drawing = figures.figure(7.4, 2.9)
     left, right = drawing.subplots(1, 2, sharey=True)
     _draw(left, {p.count: card for p, card in _by_count().items()}, sigma, _card(point))
-    left.set(xscale="log", xlabel=f"training images D (windows {SIDE} × {SIDE})", ylabel="PSNR, dB")
+    counts = [point.count for point in _by_count()]
+    left.set(xscale="log", xlabel=f"training images D (windows {SIDE} × {SIDE})", ylabel="PSNR, dB", ylim=DECIBELS)
+    left.set_xticks(counts, [str(count) for count in counts])
+    left.minorticks_off()
     _draw(right, {p.side: card for p, card in _by_side().items()}, sigma, _card(point))
     right.set(xlabel=f"side of windows p (D = {BESIDE.count})", xticks=[p.side for p in _by_side()])
     left.legend(fontsize=8)
