@@ -103,11 +103,15 @@ def curves(shipped: Shipped) -> list[Section]:
 
 def density(shipped: Shipped) -> Section:
     """Return the rank correlation of a pixel's error with minus the log-density of its window, image by image."""
+    alike: dict[le.pretrained.Problem, list[Card]] = {}
+    for card in shipped.cards.values():
+        if card.patch_size == 5 and card.problem.count == 1000 and "seed" not in card.name:
+            alike.setdefault(card.problem, []).append(card)
     rows = []
-    for name, card in shipped.cards.items():
-        if card.patch_size == 5 and card.problem.count == 1000 and card.problem.task in ("denoising", "inpainting"):
-            x = card.problem.images("test")[:DENSITY_IMAGES]
-            rows.append(Row(name, _correlations(shipped.net(name), card, x), partial(signed, places=2)))
+    for problem, cards in alike.items():
+        if (problem.data, problem.pre_inverse) == ("fashion_mnist", "identity"):
+            found = _correlations(shipped, cards)
+            rows += [Row(card.name, found[:, :, i], partial(signed, places=2)) for i, card in enumerate(cards)]
     text = (
         "Spearman's rank correlation, over the pixels of an image, of |network − formula| and −ln p of the window "
         f"(S5.10): mean ± half-width over {DENSITY_IMAGES} test images."
@@ -116,16 +120,18 @@ def density(shipped: Shipped) -> Section:
 
 
 @torch.no_grad()
-def _correlations(net: torch.nn.Module, card: Card, x: Tensor) -> Tensor:
-    estimator, noise = card.estimator(), torch.Generator().manual_seed(SEED)
+def _correlations(shipped: Shipped, cards: list[Card]) -> Tensor:
+    """Return one per noise level, image and network, (s, b, n), of networks of one formula."""
+    problem, estimator, noise = cards[0].problem, cards[0].estimator(), torch.Generator().manual_seed(SEED)
+    y = estimator.physics.A(problem.images("test")[:DENSITY_IMAGES])
     found = []
     for sigma in SIGMAS:
-        y = estimator.physics.A(x)
-        y = y + sigma * torch.randn(y.shape, generator=noise)
-        posterior = estimator(y, sigma=sigma)
-        error = (net(estimator.pre_inverted(y), sigma) - posterior.mean).abs().mean(1)
+        noisy = y + sigma * torch.randn(y.shape, generator=noise)
+        posterior = estimator(noisy, sigma=sigma)
         nats = estimator.log_density(posterior, sigma)
-        found.append([rank_correlation(a, -b) for a, b in zip(error, nats, strict=True)])
+        answers = [shipped.net(card.name)(estimator.pre_inverted(noisy), sigma) for card in cards]
+        errors = [(answer - posterior.mean).abs().mean(1) for answer in answers]
+        found.append([[rank_correlation(error[i], -nats[i]) for error in errors] for i in range(len(y))])
     return torch.tensor(found)
 
 
