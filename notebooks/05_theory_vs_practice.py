@@ -210,10 +210,10 @@ le.figures.picture(figure, alt=f"From the nearest on: {', '.join(f'{name} {near[
 #
 # ## Networks that ship
 #
-# All this was one window, one operator, one noise level. The package brings networks that were trained for minutes on
-# 1000 images (100 for windows of 11 × 11) and are told the noise level: other architectures, operators, pre-inverses,
-# photographs. Each has a card from which its formula is rebuilt. PSNR of network against formula, in dB, on test images,
-# by noise level:
+# All this was one window, one operator, one noise level. The package brings networks that were trained for minutes and
+# are told the noise level. Each has a card: the images, operator and pre-inverse it was trained for (1000 images, unless
+# a D in its name says otherwise), and from them its formula is rebuilt. PSNR of network against formula, in dB, on test
+# images, by noise level:
 
 # %%
 cards = le.pretrained.cards()
