@@ -353,8 +353,8 @@ else:
 # ## Where this stands in the paper
 #
 # Around the theorem of arXiv 2601.10334: densities (S5.10), pre-inverses (S6), the derivative (S1.3), by the protocol
-# S11. `python scripts/limits.py` writes tables of all this, also for networks of photographs that are asked for
-# garments, and for networks that see the whole image. Next, in 07: how far from the truth can the formula be?
+# S11. `python scripts/limits.py` writes tables of all this, on more images and with intervals. Next, in 07: how far
+# from the truth can the formula be?
 #
 # ## Exercises
 
