@@ -88,10 +88,8 @@ def curves(shipped: Shipped) -> list[Section]:
     for heading, cards in families.items():
         rows = []
         for card in cards:
-            found, of = (
-                shipped.found(card.name)["test"],
-                f"D = {card.problem.count}, {card.patch_size} × {card.patch_size}",
-            )
+            found, seed = shipped.found(card.name)["test"], card.name.partition("-seed")[2]
+            of = f"D = {card.problem.count}, {card.patch_size} × {card.patch_size}{seed and f', seed {seed}'}"
             rows += [
                 Row(f"{of}: network to formula", found.psnr_network_formula),
                 Row(f"{of}: network to truth", found.psnr_network_truth),
