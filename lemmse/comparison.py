@@ -85,7 +85,7 @@ def interval(values: Float64[Tensor, "s b"]) -> Interval:
 def rank_correlation(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float:
     """Return Spearman's rank correlation of two tensors of as many numbers, in [-1, 1]; equal numbers share a rank.
 
-    Raises ``ValueError`` for other sizes, and where all numbers of a tensor are equal.
+    Raises ``ValueError`` for other sizes, and where all numbers of a tensor are equal. Source: S11, E2.
     """
     if a.numel() != b.numel():
         raise ValueError(f"rank_correlation: takes as many numbers of each: got {a.numel()} and {b.numel()}.")

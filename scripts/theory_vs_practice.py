@@ -192,8 +192,8 @@ def summary(cards: Sequence[Card]) -> str:
         quartiles = ", ".join(f"{each:.1f}" for each in statistics.quantiles(values, n=4))
         lines.append(
             f"* {split} images: median {statistics.median(values):.1f} dB over {len(local)} local networks and "
-            f"{len(SIGMAS)} noise levels (aim {MEDIAN_AIM:g}); quartiles {quartiles}. With the global ones, "
-            f"{statistics.median(every):.1f} dB."
+            f"{len(SIGMAS)} noise levels (aim {MEDIAN_AIM:g}); quartiles {quartiles}."
+            + (f" With the global ones, {statistics.median(every):.1f} dB." if len(every) > len(values) else "")
         )
     missed = [
         f"{card.name} at σ = {sigma}, {split}: {db:.1f} dB"
