@@ -54,7 +54,7 @@ from .means import (
     worth,
 )
 from .operators import apply_in_float64, as_operator, gram_whitener, rank, row_space_projector
-from .patches import extract_patches, window_index, windows_at
+from .patches import centre_pixels, extract_patches, window_index, windows_at
 from .reductions import (
     ArrayTerm,
     ArrayValues,
@@ -72,7 +72,7 @@ from .reductions import (
     join,
 )
 from .screen import Screen, aside, directions_within, search
-from .strata import Stratum, stabiliser, strata_of_windows
+from .strata import Selection, Stratum, stabiliser, strata_of_windows
 from .windows import (
     OneWhitener,
     ScaledWindows,
@@ -80,6 +80,7 @@ from .windows import (
     WindowComparison,
     WindowQueries,
     WindowTerm,
+    direct_distances,
 )
 
 __all__ = ["DEFAULT_MEMORY_LIMIT", "MMSE", "EquivariantMMSE", "Estimator", "ImageSet", "LocalEquivariantMMSE", "Plan"]
@@ -115,6 +116,10 @@ SCREENED_FROM = 2**26
 
 MERGED_FROM = 2**26
 """Pairs of windows in a stratum from which on duplicates are looked for: below, a call takes no time."""
+
+FEW_PIXELS_PAIRS = 2**16
+"""Pairs of windows in a term where few output pixels are asked for: more atoms than for all of them, as each term has
+its own cost."""
 
 CACHED_PAIRS = 2**19
 """Pairs of a query and a shifted image in a chunk: few enough to stay in a processor's cache, enough to fill it."""
@@ -319,11 +324,16 @@ class Estimator(ABC):
         not. It is the density of Π y with respect to the Hausdorff measure of Im Bᵀ, of dimension ``rank`` (S2.1), and
         for the local estimator that of each window of B y with respect to that of Im Q_n (S5.10): compare windows of
         one rank only, or divide by it. ``posterior`` is a ``Posterior`` or ``Moments`` of this estimator at this
-        ``sigma``; else ``TypeError``.
+        ``sigma``; else ``TypeError``, or ``ValueError`` for another shape.
         """
         if not isinstance(posterior, Posterior):
             raise TypeError(f"log_density completes a Posterior or Moments: got {type(posterior).__name__}.")
         found = posterior.log_partition
+        if tuple(found.shape) != (wanted := self._layout(len(found)).query_shape):
+            raise ValueError(
+                f"log_density completes what a call of this estimator returned, a log_partition of shape {wanted}: got "
+                f"{tuple(found.shape)}."
+            )
         variance = checked_sigma(sigma, len(found), self.device).square().reshape(-1, *(1,) * (found.ndim - 1))
         constants = math.log(self._components) + 0.5 * self._dimension() * (2 * math.pi * variance).log()
         return found - constants.to(found)
@@ -730,6 +740,11 @@ class LocalEquivariantMMSE(Estimator):
             ranks[stratum.pixels.to(self.device)] = stratum.rank
         return ranks.unflatten(0, tuple(self.images.shape[2:]))
 
+    @property
+    def window_entries(self) -> int:
+        """Return how many numbers a window of B y holds, those beyond a zero boundary included."""
+        return self._v_shape[0] * self.patch_size**2
+
     def _dimension(self) -> Int64[Tensor, "h w"]:
         return self.ranks
 
@@ -744,6 +759,82 @@ class LocalEquivariantMMSE(Estimator):
         if self._keys is None and len(split) > 1:
             return self._chunk_by_chunk(split, reduction, self._chunks(images))
         return join([reduced(*each, reduction, images) for each in split])
+
+    def at_pixels(
+        self,
+        y: Float[Tensor, "b ..."],
+        pixels: Sequence[tuple[int, int]],
+        *,
+        sigma: float | Tensor,
+        reduction: Reduction | None = None,
+    ) -> Posterior | Moments | Sources | Any:
+        """Reduce the posteriors of a few output pixels alone: what a call returns there, in a small part of its time.
+
+        ``pixels`` are m pairs (row, column). Results have the shape of a call's with (b, m) in place of (b, h, w), in
+        the order of ``pixels``. All else is as in a call. Raises what a call raises, and ``ValueError`` for no pixels,
+        and for one outside the image. Source: S5.2.
+        """
+        sigma, reduction = self._checked(y, sigma, reduction)
+        asked = torch.tensor([self.flat_index(pixel) for pixel in pixels], dtype=torch.int64, device=self.device)
+        if not len(asked):
+            raise ValueError("pixels names at least one output pixel, (row, column): got none.")
+        few, which = asked.unique(return_inverse=True)
+        strata = [i for i, each in enumerate(self._comparisons) if torch.isin(each.pixels, few).any()]
+        direct = [i for i in strata if self._compares_directly(self._comparisons[i])]
+        others = [i for i in strata if i not in direct]
+        images, places, states = range(self.images.shape[0]), [], []
+        for some, reduced in ((direct, self._strata_directly), (others, self._strata_of_terms)):
+            if some:
+                place, state = reduced(y, sigma, reduction, images, some, few)
+                places.append(place)
+                states.append(state)
+        state = join(states)
+        order = torch.cat(places).argsort().reshape(len(y), -1)[:, which].flatten()
+        layout = replace(self._flat_layout(len(order)), query_shape=(len(y), len(asked)))
+        return reduction.finish(type(state)(*(x[order] for x in state)), layout)
+
+    def _compares_directly(self, comparison: WindowComparison) -> bool:
+        """Return whether distances of a stratum are sums of squared differences, and its pixels most of all."""
+        plain = isinstance(comparison, OneWhitener) and isinstance(comparison.whitener, Selection)
+        many = FEW_OF_ALL * len(comparison.pixels) >= len(self.window_index)
+        return plain and many and comparison.whitener.unscaled and comparison.centre is None
+
+    def _strata_directly(
+        self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range, strata: Sequence[int], few: Tensor
+    ) -> tuple[Int64[Tensor, " q"], Any]:
+        """Reduce a few pixels of some strata by a pass over the images for each entry of their windows."""
+        v, scale = self._centred(y[:1] if _same(y) else y), self._scale(sigma)
+        pixels = {i: few[torch.isin(few, self._comparisons[i].pixels)] for i in strata}
+        windows = {i: windows_at(v, self.window_index[at]).transpose(0, 1).flatten(0, 1) for i, at in pixels.items()}
+        states = {i: reduction.start(self._flat_layout(len(y) * len(at))) for i, at in pixels.items()}
+        entries = (len(few) * len(v) + 2) * len(self.window_index) + self._image_entries
+        chunks = _split(images, self.chunk_size or self.memory_limit // (4 * self.dtype.itemsize * entries))
+        for start, stop in progress(chunks, description=type(self).__name__, unit="chunk"):
+            values = self._images(start, stop)
+            keys = self._centred(self._measure(values)) if self._keys is None else self._keys[start:stop]
+            for i, queries in windows.items():
+                comparison = self._comparisons[i]
+                kept = comparison.whitener.kept.tolist()
+                d2 = direct_distances(queries, keys, kept, self.patch_size, self.boundary)[..., comparison.pixels]
+                d2 = d2.flatten(1).unflatten(0, (-1, len(v))).expand(-1, len(y), -1).flatten(0, 1).to(self.dtype)
+                log_weights = scale.repeat(len(pixels[i]))[:, None] * d2 - comparison.half_log_pdet[0]
+                colours = ArrayValues(centre_pixels(values)[:, comparison.pixels].flatten(0, 1))
+                term = ArrayTerm(log_weights, d2, colours, first_image=start, pixels=comparison.pixels)
+                states[i] = reduction.update(states[i], term)
+        n = len(self.window_index)
+        place = [(at[:, None] + n * torch.arange(len(y), device=at.device)).flatten() for at in pixels.values()]
+        return torch.cat(place), join(list(states.values()))
+
+    def flat_index(self, pixel: tuple[int, int]) -> int:
+        """Return the row-major index of a pixel (row, column), or raise ``ValueError`` unless the images have it."""
+        h, w = self.images.shape[2:]
+        whole = isinstance(pixel, tuple) and len(pixel) == 2 and all(hasattr(side, "__index__") for side in pixel)
+        if not whole or not (0 <= pixel[0] < h and 0 <= pixel[1] < w):
+            raise ValueError(
+                f"pixel is (row, column) in an image of {h} × {w} pixels, counted from 0: got {pixel!r}. "
+                f"divmod(n, {w}) makes one of a row-major index n."
+            )
+        return int(pixel[0]) * w + int(pixel[1])
 
     def _differentiated(self, y: Tensor) -> bool:
         """Return whether a gradient is asked for, which compiled loops do not keep."""
@@ -891,18 +982,25 @@ class LocalEquivariantMMSE(Estimator):
         return self._centred(y), inverse_variances, None
 
     def _strata_of_terms(
-        self, y: Tensor, sigma: Tensor, reduction: Reduction, images: range, strata: Sequence[int]
+        self,
+        y: Tensor,
+        sigma: Tensor,
+        reduction: Reduction,
+        images: range,
+        strata: Sequence[int],
+        few: Int64[Tensor, " f"] | None = None,
     ) -> tuple[Int64[Tensor, " q"], Any]:
-        """Reduce blocks of the pixels of some strata, term by term."""
+        """Reduce blocks of the pixels of some strata, or of those few among them, term by term."""
         b, (h, w) = len(y), self.images.shape[2:]
         v, factor, shared = self._shared(y, sigma)
         makes_weights = getattr(reduction, "needs", None) != "mean"
         repeats = b // len(v) if makes_weights else 1  # rows of weights that a query makes
-        blocks = {i: self._blocks(self._comparisons[i], v, factor, repeats) for i in strata}
+        atoms = None if few is None else max(1, FEW_PIXELS_PAIRS // (len(y) * len(few)))
+        blocks = {i: self._blocks(self._comparisons[i], v, factor, repeats, few, atoms) for i in strata}
         states = {
             i: [reduction.start(self._flat_layout(b * len(pixels))) for pixels, _ in each] for i, each in blocks.items()
         }
-        for i, first, rows, columns in self._groups(images, strata):
+        for i, first, rows, columns in self._groups(images, strata, atoms=atoms):
             comparison, facts = self._comparisons[i], {"inverse_variances": shared, "first_image": first}
             for j, (_, queries) in enumerate(blocks[i]):
                 term = WindowTerm(comparison.scores(queries, rows), queries, comparison, columns, **facts)
@@ -912,16 +1010,24 @@ class LocalEquivariantMMSE(Estimator):
         return torch.cat(place), join([state for of_stratum in states.values() for state in of_stratum])
 
     def _blocks(
-        self, comparison: WindowComparison, v: Float[Tensor, "b c h w"], factor: Float[Tensor, " b"], repeats: int
+        self,
+        comparison: WindowComparison,
+        v: Float[Tensor, "b c h w"],
+        factor: Float[Tensor, " b"],
+        repeats: int,
+        few: Int64[Tensor, " f"] | None,
+        atoms: int | None,
     ) -> list[tuple[Int64[Tensor, " m"], WindowQueries]]:
         """Return the pixels of a stratum in blocks, with the windows of all measurements around them as queries.
 
-        A query makes so many rows of weights (``repeats``).
+        A query makes so many rows of weights (``repeats``); ``few`` are the pixels to keep, of all strata, ``atoms``
+        what ``_groups`` is asked for.
         """
-        atoms = self._images_at_once(comparison) * len(comparison.pixels)
+        atoms = self._images_at_once(comparison, atoms) * len(comparison.pixels)
         size = max(1, self._pairs_at_once // (atoms * len(v) * repeats))
+        chosen = comparison.pixels if few is None else comparison.pixels[torch.isin(comparison.pixels, few)]
         queries = []
-        for pixels in comparison.pixels.split(size):
+        for pixels in chosen.split(size):
             windows = windows_at(v, self.window_index[pixels])
             queries.append((pixels, comparison.queries(windows.flatten(0, 1), factor.repeat_interleave(len(pixels)))))
         return queries

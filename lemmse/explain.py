@@ -165,28 +165,30 @@ def contributions(
 ) -> Contributions:
     """Look up the sources of one output pixel (row, column) and return what they give to it: ``Contributions``.
 
-    ``posterior`` and ``sources`` (from ``TopSources(k)``) are this estimator's answers to this ``y``, at one sigma:
-    they are computed once and serve every pixel. No weight is computed here, so a look-up takes milliseconds.
+    ``posterior`` and ``sources`` (from ``TopSources(k)``) are this estimator's answers to this ``y``, at one sigma, for
+    all pixels, which serve every look-up, or for this one alone (``at_pixels``). No weight is computed here.
 
     Raises ``TypeError`` for an estimator that is not local or for other results, ``ValueError`` for shapes that do not
     fit each other and for a pixel outside the image. Source: S5.2.
     """
     _check_local(estimator, "contributions")
-    at = _flat(estimator, pixel)
+    at = estimator.flat_index(pixel)
     if not isinstance(posterior, Posterior) or not isinstance(sources, Sources) or sources.pixel is None:
         raise TypeError(
             "contributions needs a Posterior or Moments, and the Sources of TopSources(k), which name pixels: got "
             f"{type(posterior).__name__} and {type(sources).__name__}{' of TopImages' * _lacks_pixels(sources)}."
         )
     _check_shape("y", y, (len(y), *estimator.measurement_shape), estimator)
-    wanted = (len(y), *estimator.images.shape[2:])
+    whole, alone = (len(y), *estimator.images.shape[2:]), (len(y), 1)
+    place = {whole: at, alone: 0}
     for name, result in (("posterior", posterior.log_partition), ("sources", sources.remainder)):
-        if tuple(result.shape) != wanted:
+        if tuple(result.shape) not in place:
             raise ValueError(
-                f"y asks for results of shape {wanted}, (b, h, w): these {name} have {tuple(result.shape)}. "
-                "Hand over what this estimator made of this y."
+                f"y asks for results of shape {whole}, (b, h, w), or {alone} of one pixel: these {name} have "
+                f"{tuple(result.shape)}. Hand over what this estimator made of this y."
             )
-    image, source, weight = (x.flatten(1, 2)[:, at] for x in (sources.image, sources.pixel, sources.weight))
+    in_posterior, in_sources = (place[tuple(x.shape)] for x in (posterior.log_partition, sources.remainder))
+    image, source, weight = (x.flatten(1, -2)[:, in_sources] for x in (sources.image, sources.pixel, sources.weight))
     index, listed = estimator.window_index, image >= 0
     atoms, which = _images(estimator, image.clamp_min(0))
     keys, source_windows = estimator.pre_inverted(estimator.physics.A(atoms)), index[source.clamp_min(0)]
@@ -194,11 +196,11 @@ def contributions(
     colour = centre_pixels(atoms)[which, source.clamp_min(0)]
     side = (-1, estimator.patch_size, estimator.patch_size)
     return Contributions(
-        mean=posterior.mean.flatten(2)[:, :, at],
+        mean=posterior.mean.flatten(2)[:, :, in_posterior],
         image=image,
         pixel=source,
         weight=weight,
-        remainder=sources.remainder.flatten(1)[:, at],
+        remainder=sources.remainder.flatten(1)[:, in_sources],
         colour=colour * listed[..., None],
         window=windows_at(estimator.pre_inverted(y), index[at][None])[:, 0].unflatten(1, side),
         measured=(measured * listed[..., None]).unflatten(2, side),
@@ -251,7 +253,7 @@ def residual_parts(
     for shapes that do not fit, an image that is not there, or a pixel outside the image. Source: S6.1.
     """
     _check_local(estimator, "residual_parts")
-    at = _flat(estimator, pixel)
+    at = estimator.flat_index(pixel)
     stratum, _ = _whereabouts(estimator, at)
     _check_shape("x", x, (len(x), *estimator.images.shape[1:]), estimator)
     _check_shape("e", e, (len(x), *estimator.measurement_shape), estimator)
@@ -347,12 +349,12 @@ def amplification(
     source outside the stratum of the pixel and for a pixel outside the image.
     """
     _check_local(estimator, "amplification")
-    stratum, own = _whereabouts(estimator, _flat(estimator, pixel))
+    stratum, own = _whereabouts(estimator, estimator.flat_index(pixel))
     _check_sources(stratum, pixel, source)
     found = torch.ones(source.shape, dtype=torch.float64, device=source.device)
     if stratum.rank == 0:
         return found
-    root = _root(own, _window_size(estimator))
+    root = own.whitener.root(estimator.window_entries)
     for member in stratum.classes:
         if member is not own:
             gain = member.whitener(root.T).square().sum() / stratum.rank
@@ -368,7 +370,7 @@ def amplification_map(estimator: LocalEquivariantMMSE) -> Float64[Tensor, "h w"]
     Raises ``TypeError`` for an estimator that is not local. Source: S6.2 (arXiv 2601.10334).
     """
     _check_local(estimator, "amplification_map")
-    size = _window_size(estimator)
+    size = estimator.window_entries
     return _map_of_strata(estimator, [_mean_amplification(stratum, size) for stratum in estimator.strata])
 
 
@@ -399,22 +401,10 @@ def _mean_gains(classes: tuple[WindowClass, ...], shares: Float64[Tensor, " k"],
     for member, share in progress(list(zip(classes, shares, strict=True)), description="amplification", unit="class"):
         rows = torch.cat([factor, share.sqrt() * member.whitener(identity).T])
         factor = torch.linalg.qr(rows, mode="r").R
-    return torch.stack([(factor @ _root(member, size)).square().sum() for member in classes])
+    return torch.stack([(factor @ member.whitener.root(size)).square().sum() for member in classes])
 
 
 # -------------------------------------------------------------------------------------------------------------- helpers
-
-
-def _root(member: WindowClass, size: int) -> Float64[Tensor, "d r"]:
-    """Return U S, a root of Q Qᵀ, from the whitener S⁻¹Uᵀ, whose rows are orthogonal."""
-    transposed = member.whitener(torch.eye(size, dtype=torch.float64))
-    return transposed / transposed.square().sum(0)
-
-
-def _window_size(estimator: LocalEquivariantMMSE) -> int:
-    """Return the number of entries of a window of B y."""
-    v = estimator.pre_inverted(torch.zeros(1, *estimator.measurement_shape, dtype=estimator.dtype))
-    return v.shape[1] * estimator.patch_size**2
 
 
 def _images(
@@ -443,18 +433,6 @@ def _map_of_strata(estimator: LocalEquivariantMMSE, values: list[Tensor]) -> Ten
 def _whereabouts(estimator: LocalEquivariantMMSE, at: int) -> tuple[Stratum, WindowClass]:
     """Return the stratum of a pixel, and its class in it."""
     return next((s, member) for s in estimator.strata for member in s.classes if bool((member.pixels == at).any()))
-
-
-def _flat(estimator: LocalEquivariantMMSE, pixel: tuple[int, int]) -> int:
-    """Return the row-major index of an output pixel, or raise ``ValueError`` unless it is one."""
-    h, w = estimator.images.shape[2:]
-    whole = isinstance(pixel, tuple) and len(pixel) == 2 and all(hasattr(side, "__index__") for side in pixel)
-    if not whole or not (0 <= pixel[0] < h and 0 <= pixel[1] < w):
-        raise ValueError(
-            f"pixel is (row, column) in an image of {h} × {w} pixels, counted from 0: got {pixel!r}. "
-            f"divmod(n, {w}) makes one of a row-major index n."
-        )
-    return int(pixel[0]) * w + int(pixel[1])
 
 
 def _moments(moments: Any, asked: str) -> Moments:

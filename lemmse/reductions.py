@@ -261,12 +261,13 @@ class Layout:
 class Posterior:
     """The posterior mean (b, c, h, w), its log-partition in nats, and its error bound (zeros when exact).
 
-    ``log_partition`` has shape (b,), or (b, h, w) for the local estimator.
+    ``log_partition`` has shape (b,), or (b, h, w) for the local estimator. Of m output pixels alone (``at_pixels``)
+    the shapes are (b, c, m) and (b, m).
     """
 
-    mean: Float[Tensor, "b c h w"]
+    mean: Float[Tensor, "b c ..."]
     log_partition: Float[Tensor, "b ..."]
-    error_bound: Float[Tensor, "b c h w"]
+    error_bound: Float[Tensor, "b c ..."]
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,7 @@ class Moments(Posterior):
     The variance is a difference of second moments: in float32 it is good to about 1e-7 of the squared range.
     """
 
-    variance: Float[Tensor, "b c h w"]
+    variance: Float[Tensor, "b c ..."]
     entropy: Float[Tensor, "b ..."]
     log_max_weight: Float[Tensor, "b ..."]
     mean_squared_residual: Float[Tensor, "b ..."]

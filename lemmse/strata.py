@@ -103,6 +103,11 @@ class Whitener(ABC):
     def project(self, windows: Float64[Tensor, "... d"]) -> Float64[Tensor, "... d"]:
         """Return U Uᵀ of every window: its part in Im Q."""
 
+    def root(self, entries: int) -> Float64[Tensor, "d r"]:
+        """Return U S, a root of Q Qᵀ whose columns are orthogonal, for windows of d entries."""
+        transposed = self(torch.eye(entries, dtype=torch.float64))  # U S⁻¹
+        return transposed / transposed.square().sum(0)
+
 
 @final
 class Selection(Whitener):

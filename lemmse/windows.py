@@ -21,6 +21,7 @@ from torch import Tensor
 
 from . import _device
 from ._types import LOG_WEIGHT_FLOOR
+from .patches import padded
 from .reductions import ArrayValues, Term, TermMoments, weighted_mean, weighted_moments
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "WindowComparison",
     "WindowQueries",
     "WindowTerm",
+    "direct_distances",
 ]
 
 SKIP_SHARE = 0.7
@@ -126,6 +128,30 @@ class OneWhitener(WindowComparison):
 
     def _whitened(self, windows: Float[Tensor, "... d"]) -> Float[Tensor, "... r"]:
         return self.whitener(windows if self.centre is None else windows - self.centre).to(self.dtype)
+
+
+def direct_distances(
+    queries: Float[Tensor, "q d"],
+    v: Float[Tensor, "k c h w"],
+    entries: Sequence[int],
+    patch_size: int,
+    boundary: str,
+) -> Float[Tensor, "q k n"]:
+    """Return the squared distances of a few windows from those around all pixels of images, entry by entry.
+
+    ``entries`` are those of a window that count, as ``extract_patches`` orders them. No window is cut out, and equal
+    windows are at equal distances to the last bit: a pass over the images for each entry and query.
+    """
+    h, w = v.shape[2:]
+    whole = padded(v, patch_size, boundary)
+    found = v.new_zeros(len(queries), len(v), h, w)
+    for entry in entries:
+        channel, row, column = entry // patch_size**2, entry // patch_size % patch_size, entry % patch_size
+        seen = whole[:, channel, row : row + h, column : column + w]
+        for query, sums in zip(queries[:, entry], found, strict=True):
+            difference = seen - query
+            sums.addcmul_(difference, difference)
+    return found.flatten(2)
 
 
 @final

@@ -16,6 +16,7 @@ from problems import LEAST, PAIRS, LazyImages, as_matrix, assert_batch_equals_on
 from reference import dense, entropy, local_mmse
 
 D, N, SIGMA = 2, H * W, 0.5
+FEW_OPERATORS = ("denoising", "inpainting", "blur", "downsampling by 3", "epsilon inverse")
 training_set, measured = partial(problems.training_set, count=D), partial(problems.measured, sigma=SIGMA)
 assert_same = partial(problems.assert_same, tolerance=1e-11)
 
@@ -662,3 +663,71 @@ class TestTheTestsFail:
         for comparison in estimator._comparisons:
             comparison.half_log_pdet.zero_()
         assert (estimator(y, sigma=SIGMA).mean - right).norm() > 1e-2 * right.norm()
+
+
+# ----------------------------------------------------------------------------------------------------- a few pixels
+
+
+FEW = [(2, 3), (0, 0), (5, 8), (2, 3)]
+
+
+@pytest.mark.parametrize("reduction", [le.PosteriorMean(), le.PosteriorMoments(), le.TopSources(4), le.TopImages(2)])
+@pytest.mark.parametrize("boundary", ["circular", "zero"])
+@pytest.mark.parametrize(("name", "kind"), [pair for pair in PAIRS if pair[0] in FEW_OPERATORS])
+def test_a_few_pixels_have_the_answers_of_a_call(name, kind, boundary, reduction, generator):
+    """The same as for all pixels, in the order in which they are asked for, also twice, and for several sigmas."""
+    physics, images = FORWARD[name], training_set()
+    B = onto_images(physics)[kind]
+    if boundary == "zero" and name == "downsampling by 3":
+        pytest.skip("phases beyond a zero boundary are classes of their own: slow, and tested for a call")
+    y = measured(images, physics, generator)
+    estimator = le.LocalEquivariantMMSE(images, physics, 3, B, boundary)
+    for asked, sigma in ((y, torch.tensor([0.3, 0.6])), (y[:1].expand(2, *y.shape[1:]), torch.tensor([0.3, 0.6]))):
+        whole = estimator(asked, sigma=sigma, reduction=reduction)
+        found = estimator.at_pixels(asked, FEW, sigma=sigma, reduction=reduction)
+        rows, columns = zip(*FEW, strict=True)
+        for field, value in vars(whole).items():
+            if value is None:
+                continue
+            last = field in ("image", "pixel", "weight")  # lists run along the last axis, images before it
+            wanted = value[:, rows, columns] if last or value.ndim == 3 else value[..., rows, columns]
+            torch.testing.assert_close(getattr(found, field), wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_a_few_pixels_of_images_made_on_demand_and_in_chunks(generator):
+    """No answer depends on how images come."""
+    images = training_set(count=5)
+    y = measured(images, FORWARD["denoising"], generator)
+    wanted = le.LocalEquivariantMMSE(images, le.Denoising(), 3).at_pixels(y, FEW, sigma=SIGMA)
+    for held, chunk in ((LazyImages(images), 2), (images, 3), (images, 1)):
+        estimator = le.LocalEquivariantMMSE(held, le.Denoising(), 3, chunk_size=chunk)
+        assert_same(estimator.at_pixels(y, FEW, sigma=SIGMA), wanted)
+
+
+def test_equal_windows_of_a_few_pixels_go_to_the_lowest():
+    """Copies of one image at the same distance to the last bit, in single precision."""
+    images = training_set(count=1, dtype=torch.float32).repeat(7, 1, 1, 1)
+    found = le.LocalEquivariantMMSE(images, le.Denoising(), 3).at_pixels(
+        images[:1] + 0.1, [(1, 1)], sigma=0.1, reduction=le.TopSources(3)
+    )
+    assert found.image.tolist() == [[[0, 1, 2]]]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "says"),
+    [([], "at least one output pixel"), ([(6, 0)], "pixel is"), ([(0, -1)], "pixel is"), ([5], "pixel is")],
+)
+def test_pixels_that_are_not_there(pixels, says, unchecked_shapes):
+    """What was asked, what came."""
+    images = training_set()
+    with pytest.raises(ValueError, match=says):
+        le.LocalEquivariantMMSE(images, le.Denoising(), 3).at_pixels(images, pixels, sigma=0.1)
+
+
+def test_a_density_of_a_few_pixels_is_refused():
+    """``log_density`` completes what a call returned: other shapes could be broadcast in silence."""
+    images = training_set()
+    estimator = le.LocalEquivariantMMSE(images, le.Denoising(), 3)
+    few = estimator.at_pixels(images, [(0, i) for i in range(W)], sigma=0.1)
+    with pytest.raises(ValueError, match="what a call of this estimator returned"):
+        estimator.log_density(few, 0.1)
