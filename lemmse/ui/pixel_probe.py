@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lemmse.estimators import LocalEquivariantMMSE
+from lemmse.reductions import Posterior
 from lemmse.ui.probing import TITLE, Ingredients, Probing, as_shown, colour_text, percent_text
 from lemmse.ui.traits import Buffer
 
@@ -24,7 +25,8 @@ class PixelProbe(Probing, anywidget.AnyWidget):
     heaviest source windows are listed, drawn in their images, with weights, colours, contributions and their running
     sum; weights and contributions add up, with those of all other windows, to 1 and to the pixel. ``pixel`` (row,
     column), the middle at first, is a trait that Python may follow and set; ``state`` is the same as JSON. `explain`
-    returns the numbers, `show` explains another estimate.
+    returns the numbers, `show` explains another estimate. ``posterior`` is the estimator's answer where it is known
+    already.
 
     ``view`` (JSON) and ``view_pixels`` (RGBA bytes) hold B y and the estimate, ``facts`` and ``pixels`` what belongs to
     one pixel; the page asks for one by ``request``. Raises ``TypeError`` for an estimator that is not local,
@@ -48,11 +50,12 @@ class PixelProbe(Probing, anywidget.AnyWidget):
         sigma: float,
         k: int = 5,
         pixel: tuple[int, int] | None = None,
+        posterior: Posterior | None = None,
         **kwargs: Any,
     ) -> None:
-        """Compute the estimate and the sources of all its pixels, and show one."""
+        """Compute the estimate, and show what one of its pixels is made of."""
         super().__init__(**kwargs)
-        self._begin(estimator, y, sigma, k, pixel)
+        self._begin(estimator, y, sigma, k, pixel, posterior)
         self.observe(self._asked, names="request")
         self._restart()
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lemmse.estimators import LocalEquivariantMMSE
+from lemmse.reductions import Posterior
 from lemmse.ui.plain import PlainGrid
 from lemmse.ui.probing import Probing
 
@@ -24,12 +25,13 @@ class PlainProbe(Probing, ipywidgets.VBox):
         sigma: float,
         k: int = 5,
         pixel: tuple[int, int] | None = None,
+        posterior: Posterior | None = None,
         **kwargs: Any,
     ) -> None:
         """Make the sliders and show the pixel."""
         self.grid = PlainGrid()
         super().__init__(**kwargs)
-        self._begin(estimator, y, sigma, k, pixel)
+        self._begin(estimator, y, sigma, k, pixel, posterior)
         self.row, self.column = (
             ipywidgets.IntSlider(value=at, min=0, max=size - 1, description=name, continuous_update=False)
             for at, size, name in zip(self.pixel, self.x_hat.shape[-2:], ("row", "column"), strict=True)

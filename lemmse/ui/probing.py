@@ -14,7 +14,7 @@ from torch import Tensor
 from lemmse import figures
 from lemmse.estimators import LocalEquivariantMMSE
 from lemmse.explain import contributions
-from lemmse.reductions import TopSources
+from lemmse.reductions import Posterior, Sources, TopSources
 from lemmse.ui.explorable import compose
 from lemmse.ui.painting import publish
 from lemmse.ui.traits import AbstractTraits
@@ -97,15 +97,18 @@ class Probing(AbstractTraits):
         sigma: float,
         k: int,
         pixel: tuple[int, int] | None,
+        posterior: Posterior | None,
     ) -> None:
-        """Compute the estimate and the sources of all its pixels once."""
+        """Compute the estimate once; the sources of a pixel follow when it is asked for."""
         self._lock = threading.RLock()  # JupyterLab delivers requests in a thread of their own, beside the cells
-        self._estimate(estimator, y, sigma, k)
+        self._estimate(estimator, y, sigma, k, posterior)
         h, w = self.x_hat.shape[-2:]
         self.pixel = (h // 2, w // 2) if pixel is None else pixel
         self.observe(lambda change: self._follow(), names="pixel")
 
-    def _estimate(self, estimator: LocalEquivariantMMSE, y: Tensor, sigma: float, k: int) -> None:
+    def _estimate(
+        self, estimator: LocalEquivariantMMSE, y: Tensor, sigma: float, k: int, posterior: Posterior | None
+    ) -> None:
         if not isinstance(estimator, LocalEquivariantMMSE):
             raise TypeError(
                 "PixelProbe explains the pixels of a LocalEquivariantMMSE, which sees one window per pixel; "
@@ -114,25 +117,35 @@ class Probing(AbstractTraits):
         if not isinstance(y, Tensor) or len(y) != 1:
             came = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(f"PixelProbe explains one estimate: y is one measurement, (1, ...); got {came}.")
-        posterior = estimator(y, sigma=sigma)
-        sources = estimator(y, sigma=sigma, reduction=TopSources(k))
+        posterior = estimator(y, sigma=sigma) if posterior is None else posterior
         self.estimator, self.y, self.sigma, self.k = estimator, y, sigma, k
         self.x_hat, self.v = posterior.mean[0], estimator.pre_inverted(y)[0]
-        weight, remainder = sources.weight.double(), sources.remainder.double()  # sums of many keep their digits
-        self._posterior = replace(posterior, mean=posterior.mean.double())
-        self._sources = replace(sources, weight=weight, remainder=remainder)
+        self._posterior = replace(posterior, mean=posterior.mean.double())  # sums of many keep their digits
+        self._sources: dict[tuple[int, int], Sources] = {}
 
-    def show(self, estimator: LocalEquivariantMMSE, y: Float[Tensor, "1 ..."], *, sigma: float) -> None:
+    def show(
+        self,
+        estimator: LocalEquivariantMMSE,
+        y: Float[Tensor, "1 ..."],
+        *,
+        sigma: float,
+        posterior: Posterior | None = None,
+    ) -> None:
         """Explain another estimate of the same size, such as that for another mask, at the pixel of the present one.
 
-        Raises ``ValueError`` for an estimate of another size, and what the constructor raises.
+        ``posterior`` is the answer of ``estimator`` to ``y`` where it is known: then it is not computed again. Raises
+        ``ValueError`` for an estimate of another size, and what the constructor raises.
         """
         h, w = self.x_hat.shape[-2:]
         if tuple(estimator.images.shape[2:]) != (h, w):
             raise ValueError(f"show: this probe's has {h} × {w} pixels; got {tuple(estimator.images.shape[2:])}.")
         with self._lock:
-            self._estimate(estimator, y, sigma, self.k)
+            self._estimate(estimator, y, sigma, self.k, posterior)
             self._restart()
+
+    def explains(self, estimator: LocalEquivariantMMSE, y: Float[Tensor, "1 ..."], *, sigma: float) -> bool:
+        """Return whether this is the estimate that is explained now."""
+        return self.estimator is estimator and self.sigma == sigma and torch.equal(self.y, y)
 
     def _restart(self) -> None:
         """Show another estimate."""
@@ -170,14 +183,14 @@ class Probing(AbstractTraits):
     def explain(self, pixel: tuple[int, int] | None = None) -> Ingredients:
         """Look up what a pixel (``None``: the chosen one) is made of and return its `Ingredients`.
 
-        The weights are those of the estimator's own ``TopSources``; none is computed here. Raises ``ValueError`` for a
-        pixel outside the image. Source: S5.2.
+        The weights are those of the estimator's own ``TopSources``, found when a pixel is first asked for. Raises
+        ``ValueError`` for a pixel outside the image. Source: S5.2.
         """
         with self._lock:
             return self._explain(*(self.pixel if pixel is None else self._place(pixel)))
 
     def _explain(self, row: int, column: int) -> Ingredients:
-        found = contributions(self.estimator, self.y, self._posterior, self._sources, (row, column))
+        found = contributions(self.estimator, self.y, self._posterior, self._sources_of(row, column), (row, column))
         listed, w = found.image[0] >= 0, self.x_hat.shape[-1]
         image, source = found.image[0, listed], found.pixel[0, listed]
         return Ingredients(
@@ -198,6 +211,15 @@ class Probing(AbstractTraits):
             image_pixels=torch.cat([self.estimator.images[d : d + 1] for d in image.tolist()]),
             rank=int(self.estimator.ranks[row, column]),
         )
+
+    def _sources_of(self, row: int, column: int) -> Sources:
+        """Return the sources of a pixel, found once."""
+        if (row, column) not in self._sources:
+            asked = {"sigma": self.sigma, "reduction": TopSources(self.k)}
+            found = self.estimator.at_pixels(self.y, [(row, column)], **asked)
+            weight, remainder = found.weight.double(), found.remainder.double()
+            self._sources[row, column] = replace(found, weight=weight, remainder=remainder)
+        return self._sources[row, column]
 
     @property
     def wraps(self) -> bool:
@@ -280,10 +302,16 @@ class _Still(Probing):
     """A probe that shows nothing: the source of a static picture."""
 
     def __init__(
-        self, estimator: LocalEquivariantMMSE, y: Tensor, sigma: float, k: int, pixel: tuple[int, int] | None
+        self,
+        estimator: LocalEquivariantMMSE,
+        y: Tensor,
+        sigma: float,
+        k: int,
+        pixel: tuple[int, int] | None,
+        posterior: Posterior | None,
     ) -> None:
         super().__init__()
-        self._begin(estimator, y, sigma, k, pixel)
+        self._begin(estimator, y, sigma, k, pixel, posterior)
 
     def _follow(self) -> None:
         """Show nothing."""
@@ -296,6 +324,7 @@ def probed(
     sigma: float,
     k: int = 5,
     pixel: tuple[int, int] | None = None,
+    posterior: Posterior | None = None,
 ) -> figures.Picture:
     """Return the static `Picture` that stands for a `PixelProbe` where no widget works."""
-    return _Still(estimator, y, sigma, k, pixel).picture()
+    return _Still(estimator, y, sigma, k, pixel, posterior).picture()

@@ -11,6 +11,7 @@ from lemmse import metrics, pretrained
 from lemmse.estimators import Estimator
 from lemmse.figures import Image, SignedMap
 from lemmse.pretrained import Card, Problem
+from lemmse.reductions import Posterior
 from lemmse.ui.threads import one_thread
 
 __all__ = [
@@ -24,7 +25,7 @@ __all__ = [
     "distances",
     "estimator",
 ]
-__all__ += ["forget", "measured", "rms", "said", "seen"]
+__all__ += ["forget", "measured", "posterior", "rms", "said", "seen"]
 
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 """Noise levels at which shipped networks were measured."""
@@ -97,8 +98,8 @@ def _network_answer(name: str, sigma: float, image: str) -> Float[Tensor, "1 c h
 
 
 @lru_cache(maxsize=64)
-def _formula_answer(name: str, sigma: float, image: str) -> Float[Tensor, "1 c h w"]:
-    return _formula(name)(measured(card_named(name).problem, sigma, image).y, sigma=sigma).mean
+def _formula_answer(name: str, sigma: float, image: str) -> Posterior:
+    return _formula(name)(measured(card_named(name).problem, sigma, image).y, sigma=sigma)
 
 
 def by_network(card: Card, sigma: float, image: str) -> Float[Tensor, "1 c h w"]:
@@ -106,9 +107,14 @@ def by_network(card: Card, sigma: float, image: str) -> Float[Tensor, "1 c h w"]
     return _network_answer(card.name, sigma, image)
 
 
-def by_formula(card: Card, sigma: float, image: str) -> Float[Tensor, "1 c h w"]:
-    """Return what the formula makes of an image, with all threads there are: it compares some 10⁸ pairs of windows."""
+def posterior(card: Card, sigma: float, image: str) -> Posterior:
+    """Return the formula's posterior of an image, with all threads there are: it compares some 10⁸ pairs of windows."""
     return _formula_answer(_same_formula(card), sigma, image)
+
+
+def by_formula(card: Card, sigma: float, image: str) -> Float[Tensor, "1 c h w"]:
+    """Return what the formula makes of an image."""
+    return posterior(card, sigma, image).mean
 
 
 def forget() -> None:

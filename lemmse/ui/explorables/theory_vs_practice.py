@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -227,8 +226,8 @@ class TheoryVsPractice:
         answer, problem = compose(self.look(), self.explorable.title), self._explained()
         if problem is None:
             return answer
-        estimator, y, sigma = problem
-        told = self.probe.picture() if self.probe else probed(estimator, y, sigma=sigma, k=LISTED, pixel=self.pixel)
+        estimator, y, facts = problem
+        told = self.probe.picture() if self.probe else probed(estimator, y, **facts, k=LISTED, pixel=self.pixel)
         return figures.stack([answer.figure, told.figure], alt=f"{answer.alt} {told.alt}")
 
     @property
@@ -249,25 +248,26 @@ class TheoryVsPractice:
         if problem is None:
             self._box.children = [self.explorable.widget]
             return
-        estimator, y, sigma = problem
+        estimator, y, facts = problem
         if self.probe is None or self.probe.x_hat.shape != y.shape[1:]:
             from lemmse.ui import PixelProbe  # which one depends on the environment
 
             h, w = y.shape[2:]
             pixel = min(self.pixel[0], h - 1), min(self.pixel[1], w - 1)
-            self.probe = PixelProbe(estimator, y, sigma=sigma, k=LISTED, pixel=pixel)
-        elif not (self.probe.estimator is estimator and self.probe.sigma == sigma and torch.equal(self.probe.y, y)):
-            self.probe.show(estimator, y, sigma=sigma)
+            self.probe = PixelProbe(estimator, y, **facts, k=LISTED, pixel=pixel)
+        elif not self.probe.explains(estimator, y, sigma=facts["sigma"]):
+            self.probe.show(estimator, y, **facts)
         self._box.children = [self.explorable.widget, self.probe]
 
-    def _explained(self) -> tuple[LocalEquivariantMMSE, Float[Tensor, "1 c h w"], float] | None:
-        """Return what the probe explains, formula, measurement and noise level, unless there is no such network."""
+    def _explained(self) -> tuple[LocalEquivariantMMSE, Float[Tensor, "1 c h w"], dict[str, Any]] | None:
+        """Return formula, measurement, and σ and posterior, which the probe explains, unless no such network ships."""
         state = self.explorable.state
         card = _cards().get(_Key(state["data"], state["task"], state["network"]))
         if card is None:
             return None
-        y = shipped.measured(card.problem, state["sigma"], state["image"]).y
-        return shipped.estimator(card), y, state["sigma"]
+        sigma, image = state["sigma"], state["image"]
+        facts = {"sigma": sigma, "posterior": shipped.posterior(card, sigma, image)}
+        return shipped.estimator(card), shipped.measured(card.problem, sigma, image).y, facts
 
     def _ipython_display_(self) -> None:
         publish(self.widget, self.picture())
