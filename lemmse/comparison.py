@@ -19,6 +19,9 @@ from .estimators import Estimator
 
 __all__ = ["Comparison", "Interval", "compare", "interval", "rank_correlation"]
 
+CEILING = 150.0
+"""Decibels of what agrees to the rounding of single precision and better: its logarithm may be infinite."""
+
 
 class Interval(NamedTuple):
     """A mean, and the half-width of its 95 % confidence interval, 1.96 standard errors over images."""
@@ -44,17 +47,17 @@ class Comparison:
 
     @property
     def psnr_network_formula(self) -> Float64[Tensor, "s b"]:
-        """Return the PSNR of network against formula in dB, peak 1."""
+        """Return the PSNR of network against formula in dB, peak 1, at most CEILING."""
         return _decibels(self.network_formula)
 
     @property
     def psnr_network_truth(self) -> Float64[Tensor, "s b"]:
-        """Return the PSNR of network against truth in dB, peak 1."""
+        """Return the PSNR of network against truth in dB, peak 1, at most CEILING."""
         return _decibels(self.network_truth)
 
     @property
     def psnr_formula_truth(self) -> Float64[Tensor, "s b"]:
-        """Return the PSNR of formula against truth in dB, peak 1."""
+        """Return the PSNR of formula against truth in dB, peak 1, at most CEILING."""
         return _decibels(self.formula_truth)
 
     @property
@@ -159,4 +162,4 @@ def _errors(
 
 
 def _decibels(squares: Float64[Tensor, "s b"]) -> Float64[Tensor, "s b"]:
-    return -10 * torch.log10(squares)
+    return (-10 * torch.log10(squares)).clamp_max(CEILING)
