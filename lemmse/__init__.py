@@ -7,7 +7,7 @@
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
-from . import comparison, explain, gaussians, metrics, networks, optics
+from . import bounds, comparison, explain, gaussians, metrics, networks, optics
 from .estimators import MMSE, EquivariantMMSE, LocalEquivariantMMSE
 from .operators import (
     Adjoint,
@@ -63,6 +63,7 @@ __all__ = [
     "Tikhonov",
     "TopImages",
     "TopSources",
+    "bounds",
     "center_mask",
     "comparison",
     "data",
