@@ -815,7 +815,8 @@ class LocalEquivariantMMSE(Estimator):
             for i, queries in windows.items():
                 comparison = self._comparisons[i]
                 kept = comparison.whitener.kept.tolist()
-                d2 = direct_distances(queries, keys, kept, self.patch_size, self.boundary)[..., comparison.pixels]
+                d2 = direct_distances(queries, keys, kept, self.patch_size, self.boundary)
+                d2 = d2 if len(comparison.pixels) == d2.shape[2] else d2[..., comparison.pixels]
                 d2 = d2.flatten(1).unflatten(0, (-1, len(v))).expand(-1, len(y), -1).flatten(0, 1).to(self.dtype)
                 log_weights = scale.repeat(len(pixels[i]))[:, None] * d2 - comparison.half_log_pdet[0]
                 colours = ArrayValues(centre_pixels(values)[:, comparison.pixels].flatten(0, 1))

@@ -37,6 +37,9 @@ __all__ = [
 SKIP_SHARE = 0.7
 """Queries that no atom of a term can move are skipped where those that are left are at most this share."""
 
+CACHED_WINDOWS = 2**16
+"""Windows of images that a few queries meet at a time, entry by entry: few enough to stay near the processor."""
+
 
 class WindowQueries(NamedTuple):
     """Windows of measurements, ``rows`` (q, ...) as keys meet them; a score is ``factor`` · (½‖q‖² - ½r²).
@@ -143,15 +146,17 @@ def direct_distances(
     windows are at equal distances to the last bit: a pass over the images for each entry and query.
     """
     h, w = v.shape[2:]
-    whole = padded(v, patch_size, boundary)
-    found = v.new_zeros(len(queries), len(v), h, w)
-    for entry in entries:
-        channel, row, column = entry // patch_size**2, entry // patch_size % patch_size, entry % patch_size
-        seen = whole[:, channel, row : row + h, column : column + w]
-        for query, sums in zip(queries[:, entry], found, strict=True):
-            difference = seen - query
+    found = v.new_empty(len(queries), len(v), h * w)
+    for part, images in zip(found.split(size := max(1, CACHED_WINDOWS // (h * w)), 1), v.split(size), strict=True):
+        whole = padded(images, patch_size, boundary).permute(1, 2, 3, 0).contiguous()  # images innermost: long rows
+        sums, difference = (whole.new_zeros(len(queries), h, w, len(images)) for _ in range(2))
+        for entry in entries:
+            channel, row, column = entry // patch_size**2, entry // patch_size % patch_size, entry % patch_size
+            seen = whole[channel, row : row + h, column : column + w]
+            torch.sub(seen, queries[:, entry, None, None, None], out=difference)
             sums.addcmul_(difference, difference)
-    return found.flatten(2)
+        part.copy_(sums.flatten(1, 2).transpose(1, 2))
+    return found
 
 
 @final
