@@ -68,7 +68,7 @@ ROUNDING = 1e-13
 """Of ‖q‖² + ‖k‖²: how far rounding may move the squared distance of two windows that a matrix product compares, in
 float64. Bounds take it on the safe side."""
 
-PAIRS = 2**22
+PAIRS = 2**20
 """Pairs of windows, or entries of differences, that are held at once."""
 
 PROBES = 3
