@@ -289,7 +289,9 @@ def _maps(error: Tensor, bound: Tensor, here: tuple[int, int]) -> Figure:
         axes.grid(visible=False)
         everywhere = {"fill": False, "hatch": "///", "edgecolor": "0.5", "linewidth": 0, "zorder": 0.5}
         axes.add_patch(Rectangle((-0.5, -0.5), SIDE, SIDE, **everywhere))
-        shown = axes.imshow(values.where(values < RANGE, torch.nan), cmap="viridis", vmin=0, vmax=RANGE, zorder=1)
+        shown = axes.imshow(
+            values.where(values < RANGE, torch.nan).numpy(), cmap="viridis", vmin=0, vmax=RANGE, zorder=1
+        )
         for colour, width in (("black", 3.0), ("white", 1.4)):
             corner = here[1] - 0.5, here[0] - 0.5
             axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=colour, linewidth=width, zorder=2))
