@@ -69,6 +69,7 @@ function render({ model, el }) {
     problem.textContent = frame.error;
     if (!frame.cells) return; // the first view failed: there is only the message
     const bytes = model.get("pixels");
+    if (bytes.byteLength !== frame.bytes) return; // of another view: those of this one are on their way
     if (cells.length !== frame.cells.length) {
       cells = frame.cells.map(cell);
       pictures.replaceChildren(...cells.map(({ element }) => element));
@@ -89,9 +90,9 @@ function render({ model, el }) {
   }
 
   paint();
-  model.on("change:frame", paint);
+  model.on("change", paint); // once both have changed
   return () => {
-    model.off("change:frame", paint);
+    model.off("change", paint);
     URL.revokeObjectURL(plot.src);
   };
 }

@@ -71,8 +71,9 @@ def encode(view: View) -> tuple[dict[str, Any], bytes]:
         plot = {"start": sum(map(len, chunks)), "length": len(png), "width": round(view.figure.get_figwidth() * 100)}
         chunks.append(png)
     numbers = [[name, f"{value:.4g}".replace("-", "−")] for name, value in view.numbers.items()]
-    frame = {"cells": cells, "plot": plot, "numbers": numbers, "sentence": view.sentence, "error": ""}
-    return frame, b"".join(chunks)
+    joined = b"".join(chunks)
+    facts = {"numbers": numbers, "sentence": view.sentence, "error": "", "bytes": len(joined)}
+    return {"cells": cells, "plot": plot, **facts}, joined
 
 
 def _bar(image: figures.Image) -> dict[str, Any] | None:

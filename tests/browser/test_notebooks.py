@@ -9,6 +9,7 @@ from browser.driving import cards
 WHOLE = ["00_inverse_problems", "02_mlp_memorization"]
 # Of these, only the explorables: their other cells run elsewhere, by nbval.
 EXCERPTS = ["01_degenerate_gaussians", "03_equivariance_vs_augmentation", "04_locality_and_inpainting"]
+EXCERPTS += ["05_theory_vs_practice", "06_limits_of_the_theory", "07_recovery_bounds"]
 PAINTED = "painted_hole"  # moved by no control: driven in test_locality
 
 
