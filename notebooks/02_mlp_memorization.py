@@ -372,7 +372,7 @@ for sigma in (0.1, 1.0):
 le.figures.show(shown)
 
 # %% [markdown]
-# On training images the formula *is* the image (hundreds of decibels are rounding). The network takes off some of the
+# On training images the formula *is* the image (150 dB stand for rounding). The network takes off some of the
 # noise, from seen and unseen garments nearly alike. With little noise, unseen ones come out much nearer to the truth than
 # to the formula; the more noise, the less so.
 #
