@@ -145,6 +145,7 @@ def _trends(sigma: float) -> str:
         (_by_count(), "more images", lambda point: f"D = {point.count}"),
         (_by_side(), "larger windows", lambda point: f"p = {point.side}"),
     ):
-        (low, first), *_, (high, last) = ((card.psnr["test"][s], name(point)) for point, card in cards.items())
+        matches = [(card.psnr["test"][s], name(point)) for point, card in cards.items()]
+        (low, first), (high, last) = matches[0], matches[-1]
         told.append(f"from {low:.1f} dB at {first} to {high:.1f} dB at {last} with {more}")
     return f"At σ = {s} the match goes {told[0]}, and {told[1]} (means over 20 test images)."
