@@ -21,7 +21,7 @@ truth. A bound whose α is 0 is infinite, and says which atom cannot be told fro
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ from torch import Tensor
 from ._progress import progress
 from .estimators import LocalEquivariantMMSE
 from .image_sets import as_image_set
-from .operators import apply_in_float64, as_operator, row_space_projector
+from .operators import Nonlinear, apply_in_float64, as_operator, row_space_projector
 from .patches import centre_pixels, windows_at
 from .reductions import Moments, Sources
 from .strata import Stratum, WindowClass
@@ -68,6 +68,9 @@ ROUNDING = 1e-13
 """Of ‖q‖² + ‖k‖²: how far rounding may move the squared distance of two windows that a matrix product compares, in
 float64. Bounds take it on the safe side."""
 
+COLLISION = 1e-13
+"""Of the lengths of two measurements: how near they are where only rounding in float64 tells them apart."""
+
 PAIRS = 2**20
 """Pairs of windows, or entries of differences, that are held at once."""
 
@@ -87,10 +90,9 @@ class VacuousBoundWarning(UserWarning):
 def residual_excess(moments: Moments) -> Float[Tensor, "b ..."]:
     """Return H(w) + ln w_1 of every query, in nats: between 0 and ``largest_excess`` of the number of atoms.
 
-    2σ² times this is E_w r² - r_1², by how much the mean squared residual exceeds the smallest one; observable. Where
-    atoms have multiplicities (or pseudo-determinants, in the local estimator, differ), w_1 is the largest weight of an
-    original atom, and r_1 is that atom's. Raises ``TypeError`` for what is no ``Moments``. Source: S7.1, the exact
-    identity E_w r² = r_1² + 2σ²(H + ln w_1).
+    For equally probable atoms, which those with different pseudo-determinants are not, 2σ² times this is E_w r² - r_1²,
+    by how much the mean squared residual exceeds the smallest one; observable. Raises ``TypeError`` for what is no
+    ``Moments``. Source: S7.1, the exact identity E_w r² = r_1² + 2σ²(H + ln w_1).
     """
     _check_moments(moments, "residual_excess")
     return (moments.entropy + moments.log_max_weight).clamp_min(0)
@@ -156,8 +158,12 @@ def published_bias(sigma: Number, count: Number) -> Tensor:
 
     Raises ``ValueError`` for D < 1 or a sigma that is not positive.
     """
+    return _published(sigma, count)
+
+
+def _published(sigma: Number, count: Number, *met: Number) -> Tensor:
     count = _checked_count(count)
-    return (2 * _squared(sigma, count) * count.log()).sqrt()
+    return (2 * _squared(sigma, count, *met) * count.log()).sqrt()
 
 
 def bias(sigma: Number, count: Number, nearest_residual: Number = 0.0, excess: Number | None = None) -> Tensor:
@@ -168,7 +174,7 @@ def bias(sigma: Number, count: Number, nearest_residual: Number = 0.0, excess: N
     Raises ``ValueError`` for D < 1, a negative residual or excess, or a sigma that is not positive. Source: R2 and R3.
     """
     r, w = _non_negative(nearest_residual, "nearest_residual"), _excess(count, excess)
-    added = 2 * _squared(sigma, w) * w
+    added = 2 * _squared(sigma, w, r) * w
     return added / (r + (r.square() + added).sqrt()).clamp_min(torch.finfo(torch.float64).tiny)
 
 
@@ -182,6 +188,7 @@ class Injectivity:
     ``alpha`` = min ρ/‖x_d - x‖ over the atoms that differ from x, in units of y per unit of x, ``inf`` where none does;
     ``nearest`` = r_* = min ρ, in units of y. ``atom`` and ``nearest_atom`` say who attains them (-1: nobody), and
     ``distance`` is ‖x_d - x‖ of the former. All of one shape. ``note`` says which atoms collide with the truth.
+    ``of_a_pair``: of ``set_injectivity``, where ``atom`` and ``nearest_atom`` are the pair.
     """
 
     alpha: Float64[Tensor, "..."]
@@ -189,10 +196,15 @@ class Injectivity:
     atom: Int64[Tensor, "..."]
     nearest_atom: Int64[Tensor, "..."]
     distance: Float64[Tensor, "..."]
+    of_a_pair: bool = False
 
     @property
     def note(self) -> str:
         """Return which atoms have the measurement of the truth without being it; empty where there are none."""
+        if self.of_a_pair:
+            both = f"images {int(self.atom)} and {int(self.nearest_atom)} have one measurement and lie"
+            told = f"alpha is 0 and bounds are infinite: {both} {float(self.distance):.4g} apart."
+            return told if float(self.alpha) == 0 else ""
         places = (self.alpha == 0).nonzero().tolist()
         found = [
             f"atom {int(self.atom[tuple(at)])} has the measurement of truth {', '.join(map(str, at)) or '0'} and lies "
@@ -230,14 +242,15 @@ def restricted_injectivity(
 ) -> Injectivity:
     """Return α(x) and r_* of every x (b, c, h, w) on a finite set of images, (b,) each, in float64.
 
-    ``images``, ``physics`` and ``pre_inverse`` are those of ``MMSE``; images may be anything that it takes, so that
-    shifted copies (``lemmse.data.ShiftedImages``) serve ``EquivariantMMSE``. Images that equal x are left out of α.
-    Costs one pass, D differences for each x. Simulation only: it needs the truth. Raises ``ValueError`` where x has not
-    the shape of the images. Source: S8.
+    ``images``, ``physics`` and ``pre_inverse`` are those of ``MMSE``, and so is what is bounded; all shifts of images
+    (``lemmse.data.ShiftedImages``) serve ``EquivariantMMSE`` where B A and B Bᵀ commute with all shifts (S4.3), and not
+    for masks. Images that equal x are left out of α; a ρ that is rounding, COLLISION of the measurements' lengths, is
+    0. Costs one pass, D differences for each x. Simulation only: it needs the truth. Raises ``ValueError`` where x has
+    not the shape of the images, or there is none. Source: S8.
     """
     measure, found = _measure(physics, pre_inverse), as_image_set(images)
     count = found.shape[0]
-    if tuple(x.shape[1:]) != tuple(found.shape[1:]):
+    if tuple(x.shape[1:]) != tuple(found.shape[1:]) or not len(x):
         raise ValueError(
             f"x must be (b, {', '.join(map(str, found.shape[1:]))}), like the images: got {tuple(x.shape)}."
         )
@@ -247,7 +260,7 @@ def restricted_injectivity(
     for start in progress(range(0, count, step), description="restricted injectivity", unit="chunk"):
         atoms = found[start : start + step]
         keys, atoms = measure(atoms), atoms.double()
-        rho = torch.stack([(keys - each).flatten(1).norm(dim=1) for each in seen])
+        rho = torch.stack([_residuals(keys, each) for each in seen])
         far = torch.stack([(atoms - each).flatten(1).norm(dim=1) for each in truth])
         parts.append((start, injectivity(rho, far)))
     return _least(parts)
@@ -258,23 +271,32 @@ def set_injectivity(images: Any, physics: Any, pre_inverse: Any = None) -> Injec
 
     Scalars; ``atom`` is the first image of the pair, ``nearest_atom`` the second, and ``nearest`` is their ρ. It is a
     surrogate of α(x) that can be observed, an estimate and no certificate: the truth need not lie as the images do. For
-    two unequal images with one measurement it is 0. Costs D² differences; D ≥ 2, else ``ValueError``. Source: S8.
+    two unequal images with one measurement it is 0, and the note names both. Holds all images and their measurements in
+    float64; costs D² differences; D ≥ 2, else ``ValueError``. Source: S8.
     """
     measure, found = _measure(physics, pre_inverse), as_image_set(images)
     count = found.shape[0]
     if count < 2:
         raise ValueError(f"set_injectivity compares the images of a set in pairs: got {count} image.")
     atoms = found[0:count]
-    keys, atoms = measure(atoms).flatten(1), atoms.double().flatten(1)
-    best = (math.inf, math.inf, -1, -1, 0.0)
+    keys, atoms = measure(atoms), atoms.double()
+    step, best = max(1, PAIRS // math.prod(found.shape[1:])), None
     for i in progress(range(count - 1), description="pairs of images", unit="image"):
-        rho, far = ((x[i + 1 :] - x[i]).norm(dim=1) for x in (keys, atoms))
-        of_image = injectivity(rho, far)
-        if float(of_image.alpha) < best[0]:
-            j = int(of_image.atom)
-            best = (float(of_image.alpha), float(rho[j]), i, i + 1 + j, float(of_image.distance))
-    alpha, nearest, distance = (torch.tensor(best[k], dtype=torch.float64) for k in (0, 1, 4))
-    return Injectivity(alpha, nearest, torch.tensor(best[2]), torch.tensor(best[3]), distance)
+        for start in range(i + 1, count, step):
+            part = slice(start, start + step)
+            rho, far = _residuals(keys[part], keys[i]), (atoms[part] - atoms[i]).flatten(1).norm(dim=1)
+            of_part = injectivity(rho, far)
+            if best is None or of_part.alpha < best.alpha:
+                j = max(0, int(of_part.atom))
+                pair = {"atom": torch.tensor(i), "nearest_atom": torch.tensor(start + j), "nearest": rho[j]}
+                best = replace(of_part, **pair, of_a_pair=True)
+    return best
+
+
+def _residuals(keys: Float64[Tensor, "k ..."], seen: Float64[Tensor, "..."]) -> Float64[Tensor, " k"]:
+    """Return ρ = ‖keys - seen‖, 0 where it is rounding."""
+    rho = (keys - seen).flatten(1).norm(dim=1)
+    return rho.where(rho > COLLISION * (keys.flatten(1).norm(dim=1) + seen.norm()), 0.0)
 
 
 def _measure(physics: Any, pre_inverse: Any) -> Any:
@@ -314,24 +336,24 @@ def published_bound(
     """Return (r_* + 2ε + σ√(2 ln D))/α ≥ ‖x̂ - x‖, in units of x: R1, for any noise with ‖e‖ ≤ ε.
 
     ``alpha`` is α, or the ``Injectivity`` that knows it; ``nearest`` is r_* and ``epsilon`` ≥ ‖e‖, in units of y;
-    ``count`` is D ≥ 1. All broadcast. Its three terms, each over α, say what is missing: a nearby image, a quiet
-    measurement, a small set. Simulation only (r_*, α). Where α is 0 it is infinite, and an ``Injectivity`` warns
+    ``count`` is D ≥ 1. All broadcast; a ``sigma`` (b,) runs along the first axis of what has most. Its three terms, each
+    over α, say what is missing: a nearby image, a quiet measurement, a small set. Simulation only (r_*, α). Where α is 0 it is infinite, and an ``Injectivity`` warns
     (``VacuousBoundWarning``) which pair collides. Raises ``ValueError`` for negative numbers, D < 1, or a sigma that
     is not positive. Proof: √(E_w r²) ≤ r_1 + σ√(2 ln D), r_1 ≤ r_* + ε and ρ ≤ r + ε. Source: R1 of S8
     (arXiv 2601.10334).
     """
     radius = _non_negative(nearest, "nearest") + 2 * _non_negative(epsilon, "epsilon")
-    return _over(radius + published_bias(sigma, count), alpha)
+    return _over(radius + _published(sigma, count, radius, _alpha(alpha)), alpha)
 
 
 def sharp_bound(alpha: Number | Injectivity, nearest: Number, epsilon: Number, sigma: Number, count: Number) -> Tensor:
     """Return (r_* + 2ε + σ√(2W))/α ≥ ‖x̂ - x‖: R2, ``published_bound`` with the worst case of the weights.
 
-    Arguments, units and errors as there; never above it. For D equally far atoms and one at the truth ‖x̂ - x‖ reaches
-    96 % of √(2W) σ at D = 10⁶. Proof: ``largest_excess``. Source: R2 of S8.
+    Arguments, units and errors as there; never above it. For one atom at the truth and D - 1 copies of one that
+    is far, ‖x̂ - x‖ reaches 96 % of √(2W) σ at D = 10⁶. Proof: ``largest_excess``. Source: R2 of S8.
     """
     radius = _non_negative(nearest, "nearest") + 2 * _non_negative(epsilon, "epsilon")
-    return _over(radius + bias(sigma, count), alpha)
+    return _over(radius + bias(sigma, count, torch.zeros_like(radius + _alpha(alpha))), alpha)
 
 
 def residual_bound(
@@ -340,17 +362,18 @@ def residual_bound(
     """Return (√(r_1² + 2σ²W) + ε)/α ≥ ‖x̂ - x‖: R3, whose bias vanishes where the smallest residual r_1 is large.
 
     ``nearest_residual`` is r_1, which can be observed (``nearest_squared_residual``), in units of y; the others as in
-    ``published_bound``, which is never smaller. Source: R3 of S8.
+    ``published_bound``, which is never smaller for one problem, as r_1 ≤ r_* + ε. Source: R3 of S8.
     """
     r, epsilon = _non_negative(nearest_residual, "nearest_residual"), _non_negative(epsilon, "epsilon")
-    return _over(r + bias(sigma, count, r) + epsilon, alpha)
+    return _over(r + bias(sigma, count, r + torch.zeros_like(epsilon + _alpha(alpha))) + epsilon, alpha)
 
 
 def certificate(alpha: Number | Injectivity, mean_squared_residual: Number, epsilon: Number) -> Tensor:
     """Return (√(E_w r²) + ε)/α, a bound of √(E_w‖x_d - x‖²), so of ‖x̂ - x‖ and of the posterior's spread: R4.
 
     ``mean_squared_residual`` is that of a ``Moments``, in squared units of y, observed; ``epsilon`` ≥ ‖e‖ as assumed.
-    Given α it is an a-posteriori certificate, for any weights and priors, and never above R3. Errors as in
+    Given α it is an a-posteriori certificate, for any weights and priors; for equally probable atoms never above R3 of
+    the same problem. In single precision E_w r² is rounded: near an atom, take moments in float64. Errors as in
     ``published_bound``. Proof: ‖x̂ - x‖² ≤ E_w‖x_d - x‖² ≤ E_w ρ²/α², and √(E_w ρ²) ≤ √(E_w r²) + ε by Minkowski.
     Source: R4 of S8.
     """
@@ -369,13 +392,14 @@ def gaussian_bound(
     """Return (στ + √((r_* + στ)² + 2σ²W))/α, τ = √(2 ln((D + 1)/2δ)): with probability ≥ 1 - δ ≥ ‖x̂ - x‖. R5.
 
     For Gaussian noise that is independent of x and the atoms; the number of measurements does not occur. ``excess`` is
-    an observed ``residual_excess`` in the place of W. It bounds √(E_w‖x_d - x‖²), too. The others as in
+    the ``residual_excess`` of the same posterior in the place of W. It bounds √(E_w‖x_d - x‖²), too. The others as in
     ``published_bound``; raises ``ValueError`` also unless 0 < δ < 1. For several pixels or images at once divide δ.
     Proof: r_d² - ‖e‖² = ρ_d² - 2⟨A(x_d - x), e⟩; by D + 1 Gaussian tails ⟨A(x_d - x), e⟩ ≤ στρ_d for all d, and
     ≥ -στr_* for the nearest; E_w r² ≤ r_*² + ... + 2σ²W makes a quadratic inequality for √(E_w ρ²). Source: R5 of S8.
     """
     count, r = _checked_count(count), _non_negative(nearest, "nearest")
-    variance, w = _squared(sigma, r), _excess(count, excess)
+    w = _excess(count, excess)
+    variance = _squared(sigma, r, count, w, _alpha(alpha))
     reach = (variance * _squared_reach(count, delta)).sqrt()
     return _over(reach + ((r + reach).square() + 2 * variance * w).sqrt(), alpha)
 
@@ -392,7 +416,8 @@ def prior_bound(
     """
     r, epsilon = _non_negative(nearest, "nearest"), _non_negative(epsilon, "epsilon")
     surprise = _non_negative(-torch.as_tensor(log_prior, dtype=torch.float64), "-log_prior")
-    return _over(((r + epsilon).square() + 2 * _squared(sigma, surprise) * surprise).sqrt() + epsilon, alpha)
+    variance = _squared(sigma, r, epsilon, surprise, _alpha(alpha))
+    return _over(((r + epsilon).square() + 2 * variance * surprise).sqrt() + epsilon, alpha)
 
 
 def noise_radius(measurements: int | Tensor, sigma: Number, delta: float) -> Tensor:
@@ -403,6 +428,8 @@ def noise_radius(measurements: int | Tensor, sigma: Number, delta: float) -> Ten
     (concentration of a Lipschitz function of a Gaussian).
     """
     m = _non_negative(measurements, "measurements")
+    if m.ndim > 1 and torch.as_tensor(sigma).ndim:
+        raise ValueError(f"noise_radius takes one sigma for a map of ranks {tuple(m.shape)}: got {sigma!r}.")
     return _squared(sigma, m).sqrt() * (m.sqrt() + math.sqrt(2 * math.log(1 / _checked_delta(delta))))
 
 
@@ -453,14 +480,20 @@ class LocalBounds:
 def local_bounds(facts: WindowFacts, moments: Moments, *, sigma: float, delta: float) -> LocalBounds:
     """Return the bounds of every output pixel: those of the image with a window for it, D → K: ``LocalBounds``.
 
-    ``moments`` are the local estimator's at this ``sigma`` and y = A x + e of ``window_facts``. R5 holds at each pixel
-    with probability 1 - ``delta``: for all N pixels at once hand over δ/N. Where Q_n Q_nᵀ varies in a stratum, R1 and
-    R3 are ``prior_bound`` and R5 takes its general form: τ times ``gain``, and ``noise_spread`` under the root.
+    ``moments`` are the local estimator's, in float64, at this ``sigma`` and y = A x + e of ``window_facts``. R5 holds
+    at each pixel with probability 1 - ``delta``: for all N pixels at once hand over δ/N. Where Q_n Q_nᵀ varies in a
+    stratum, R1 and R3 are ``prior_bound`` and R5 takes its general form: τ times ``gain``, and ``noise_spread`` under
+    the root.
 
-    Raises ``TypeError`` for what is no ``Moments``, ``ValueError`` for shapes that differ, a sigma that is not positive
-    and unless 0 < δ < 1. Source: S8.7.
+    Raises ``TypeError`` for what is no ``Moments``, ``ValueError`` for moments in single precision, whose rounding can
+    exceed a bound, shapes that differ, a sigma that is not positive and unless 0 < δ < 1. Source: S8.7.
     """
     _check_moments(moments, "local_bounds")
+    if moments.mean.dtype != torch.float64:
+        raise ValueError(
+            "local_bounds takes moments in float64, so that rounding breaks no bound: got "
+            f"{moments.mean.dtype}. Make the estimator from images.double()."
+        )
     if moments.entropy.shape != facts.alpha.shape:
         raise ValueError(
             f"moments must be those of the images of the facts, maps {tuple(facts.alpha.shape)}: got "
@@ -483,7 +516,10 @@ def local_bounds(facts: WindowFacts, moments: Moments, *, sigma: float, delta: f
 
 
 def image_bound(per_pixel: Float[Tensor, "b h w"]) -> Float64[Tensor, " b"]:
-    """Return √Σ of the squares of pixel bounds: a bound of ‖x̂ - x‖ of every image, in units of x (S8.7)."""
+    """Return √Σ of the squares of pixel bounds: a bound of ‖x̂ - x‖ of every image, in units of x (S8.7).
+
+    Those of ``gaussian`` and ``least`` hold all at once, with probability 1 - δ, where δ was divided by their number.
+    """
     return per_pixel.double().square().sum((1, 2)).sqrt()
 
 
@@ -497,15 +533,13 @@ def window_alpha_floor(estimator: LocalEquivariantMMSE) -> Float64[Tensor, "h w"
     Source: S8.7.
     """
     _check_local(estimator, "window_alpha_floor")
-    h, w = estimator.images.shape[2:]
+    c, h, w = estimator.images.shape[1:]
     floor = torch.zeros(h * w, dtype=torch.float64)
-    c = estimator.images.shape[1]
+    if isinstance(estimator.physics, Nonlinear):  # what it leaves as it is on some images it may not on others
+        return floor.unflatten(0, (h, w))
     generator = torch.Generator().manual_seed(0)
     probe = torch.rand(PROBES, c, h, w, generator=generator, dtype=torch.float64).to(estimator.device)
-    try:
-        kept = estimator.pre_inverted(apply_in_float64(estimator.physics.A, probe), torch.float64)
-    except NotImplementedError:
-        return floor.unflatten(0, (h, w))
+    kept = estimator.pre_inverted(apply_in_float64(estimator.physics.A, probe), torch.float64)
     if kept.shape != probe.shape:
         return floor.unflatten(0, (h, w))
     same = ((kept - probe).abs().amax((0, 1)) <= 1e-9 * probe.abs().max()).flatten().cpu()
@@ -563,29 +597,29 @@ def _facts_of(
     d = estimator.images.shape[0]
     least = clean.new_full((len(clean),), torch.inf)  # min ρ²/|x - x_d|²
     nearest, log_prior = least.clone(), torch.zeros_like(least)
-    prior = torch.tensor([math.log(d * len(m.pixels)) - m.whitener.log_pdet / 2 for m in stratum.classes])
-    normaliser = float(torch.logsumexp(prior.double(), 0))
+    weights = [math.log(d * len(member.pixels)) - member.whitener.log_pdet / 2 for member in stratum.classes]
+    normaliser = float(torch.logsumexp(torch.tensor(weights, dtype=torch.float64), 0))
     for member in stratum.classes:
-        own = -member.whitener.log_pdet / 2 - normaliser
+        own = min(0.0, -member.whitener.log_pdet / 2 - normaliser)
         queries = member.whitener(clean)
-        for keys, values in _atoms_of(member, estimator, len(queries)):
-            d2 = _squared_distances(queries, keys)
-            margin = ROUNDING * (queries.square().sum(1)[:, None] + keys.square().sum(1))
-            closest = (d2 + margin).amin(1)
-            log_prior = torch.where(closest < nearest, own, log_prior)
-            nearest = torch.minimum(nearest, closest)
-            apart = torch.cdist(truth, values, compute_mode="donot_use_mm_for_euclid_dist").square()
-            ratio = (d2 - margin).clamp_min(0) / apart  # 0/0, of equal centres, is NaN and left out
-            least = torch.minimum(least, ratio.where(apart > 0, torch.inf).amin(1))
+        for keys, values in _atoms_of(member, estimator):
+            for part in torch.arange(len(queries), device=keys.device).split(max(1, PAIRS // len(keys))):
+                d2, margin = _squared_distances(queries[part], keys)
+                closest = (d2 + margin).amin(1)
+                log_prior[part] = torch.where(closest < nearest[part], own, log_prior[part])
+                nearest[part] = torch.minimum(nearest[part], closest)
+                apart = torch.cdist(truth[part], values, compute_mode="donot_use_mm_for_euclid_dist").square()
+                ratio = (d2 - margin).clamp_min(0) / apart  # 0/0, of equal centres, is NaN and left out
+                least[part] = torch.minimum(least[part], ratio.where(apart > 0, torch.inf).amin(1))
         next(steps, None)
     count = torch.full_like(least, d * len(stratum.pixels))
     return {"alpha": least.sqrt(), "nearest": nearest.sqrt(), "count": count, "log_prior": log_prior}
 
 
-def _atoms_of(member: WindowClass, estimator: LocalEquivariantMMSE, queries: int) -> Any:
+def _atoms_of(member: WindowClass, estimator: LocalEquivariantMMSE) -> Any:
     """Yield the whitened windows of all images at the pixels of a class, and their centres, some images at a time."""
     pixels = member.pixels.to(estimator.device)
-    size = max(1, PAIRS // (len(pixels) * max(queries, estimator.window_entries)))
+    size = max(1, PAIRS // (len(pixels) * estimator.window_entries))
     for start in range(0, estimator.images.shape[0], size):
         images = estimator.images[start : start + size].double()
         v = estimator.pre_inverted(apply_in_float64(estimator.physics.A, images))
@@ -593,9 +627,12 @@ def _atoms_of(member: WindowClass, estimator: LocalEquivariantMMSE, queries: int
         yield keys.flatten(0, 1), centre_pixels(images)[:, pixels].flatten(0, 1)
 
 
-def _squared_distances(queries: Float64[Tensor, "q r"], keys: Float64[Tensor, "k r"]) -> Float64[Tensor, "q k"]:
+def _squared_distances(
+    queries: Float64[Tensor, "q r"], keys: Float64[Tensor, "k r"]
+) -> tuple[Float64[Tensor, "q k"], Float64[Tensor, "q k"]]:
+    """Return the squared distances, and what rounding may do to them."""
     norms = queries.square().sum(1)[:, None] + keys.square().sum(1)
-    return torch.addmm(norms, queries, keys.T, alpha=-2).clamp_min(0)
+    return torch.addmm(norms, queries, keys.T, alpha=-2).clamp_min(0), ROUNDING * norms
 
 
 def _noise_of(stratum: Stratum, noise: Tensor, entries: int, measurements: int) -> dict[str, Tensor]:
@@ -623,15 +660,18 @@ def _noise_of(stratum: Stratum, noise: Tensor, entries: int, measurements: int) 
 
 def _over(radius: Tensor, alpha: Number | Injectivity) -> Tensor:
     """Return radius/α, and ``inf`` where α is 0."""
-    if isinstance(alpha, Injectivity):
-        if alpha.note:
-            warnings.warn(alpha.note, VacuousBoundWarning, stacklevel=3)
-        alpha = alpha.alpha
-    alpha = _non_negative(alpha, "alpha")
+    if isinstance(alpha, Injectivity) and alpha.note:
+        warnings.warn(alpha.note, VacuousBoundWarning, stacklevel=3)
+    alpha = _alpha(alpha)
     return torch.where(alpha > 0, radius / alpha, torch.inf)
 
 
+def _alpha(alpha: Number | Injectivity) -> Tensor:
+    return _non_negative(alpha.alpha if isinstance(alpha, Injectivity) else alpha, "alpha")
+
+
 def _excess(count: Number, excess: Number | None) -> Tensor:
+    count = _checked_count(count)
     return largest_excess(count) if excess is None else _non_negative(excess, "excess")
 
 
@@ -640,29 +680,29 @@ def _squared_reach(count: Tensor, delta: float) -> Tensor:
     return 2 * ((count + 1) / (2 * _checked_delta(delta))).log()
 
 
-def _squared(sigma: Number, like: Tensor) -> Tensor:
-    """Return σ², of a number or of one per query, with as many trailing axes as ``like`` has."""
-    sigma = torch.as_tensor(sigma, dtype=torch.float64, device=like.device)
+def _squared(sigma: Number, *others: Number) -> Tensor:
+    """Return σ², of a number or of one per query, with as many axes as that of the others which has most of them."""
+    others = [torch.as_tensor(each) for each in others]
+    sigma = torch.as_tensor(sigma, dtype=torch.float64, device=others[0].device)
     if not ((sigma > 0) & sigma.isfinite()).all():
         raise ValueError(f"sigma is the noise's standard deviation, positive and finite: got {sigma.tolist()}.")
-    if sigma.ndim == 1 and like.ndim > 1:
-        sigma = sigma.reshape(-1, *(1,) * (like.ndim - 1))
-    return sigma.square()
+    axes = max(each.ndim for each in others)
+    return (sigma.reshape(-1, *(1,) * (axes - 1)) if sigma.ndim == 1 and axes > 1 else sigma).square()
 
 
 def _non_negative(number: Number, name: str) -> Tensor:
     found = torch.as_tensor(number, dtype=torch.float64)
     if not (found >= 0).all():
         raise ValueError(
-            f"{name} must not be negative: got {float(found.where(found.isnan(), found.clamp_max(0)).min())}."
+            f"{name} must be numbers, not negative: got {float(found.where(found.isnan(), found.clamp_max(0)).min())}."
         )
     return found
 
 
 def _checked_count(count: Number) -> Tensor:
     found = torch.as_tensor(count, dtype=torch.float64)
-    if not (found >= 1).all():
-        raise ValueError(f"count is the number of atoms D, at least 1: got {float(found.min())}.")
+    if not ((found >= 1) & found.isfinite()).all():
+        raise ValueError(f"count is the number of atoms D, finite and at least 1: got {found.tolist()}.")
     return found
 
 

@@ -178,8 +178,8 @@ for D in (1e3, 1e6, 1e24):
 assert reached > 0.99 * sharp
 
 # %% [markdown]
-# No bound in these terms can be much sharper: one image at the truth, and all others equally far away, reach 99 % of
-# it. Real images are nothing like that, and the bias is smaller still.
+# No bound in these terms can be much sharper: one image at the truth and all others in *one* place reach 99 % of it.
+# Real images are nothing like that, and the bias is smaller still.
 #
 # Noise is what costs. If it is Gaussian and knows nothing of the images, $\langle A(x_d-\bar x),e\rangle$ is a number
 # of standard deviation $\sigma\rho_d$, whatever the dimension: with $\tau=\sqrt{2\ln\frac{D+1}{2\delta}}$ and probability
@@ -210,8 +210,8 @@ le.figures.show({"x": both[:1], "x'": both[1:], "A x": seen[:1], "A x'": seen[1:
 
 # %% [markdown]
 # Two pullovers that differ in seams and sleeves, much finer than the grid: whoever wants to know the seams is told by
-# $\alpha$ what it would take. At a given truth $\alpha$ is larger: it depends on $\bar x$. At 0 there is no recovery at
-# all, and the bound says which image is to blame:
+# $\alpha$ what it would take. At a given truth $\alpha$ is larger: it depends on $\bar x$. At 0 no bound is left,
+# and it says which image is to blame:
 
 # %% tags=["claim"] claim="07-collision"
 # NBVAL_CHECK_OUTPUT
@@ -261,8 +261,8 @@ for data, images, truths, operators in rows:
 # %% [markdown]
 # R1 ≥ R2 ≥ R3 ≥ R4, as proven. R5 is within 1.8 of the truth everywhere, within 1.2 for denoising: a bound worth
 # having. But $\alpha$ and $r_*$ are known to a simulation alone. From $y$ one observes $r_d$, $w$, $E_wr^2$ and, if
-# $\sigma$ is known, $\varepsilon$ (`noise_radius`): for denoising, where $\alpha=1$ always, R4 is a certificate that
-# needs no truth. Move everything:
+# $\sigma$ is known, $\varepsilon$ (`noise_radius`): for denoising, where $\alpha\ge1$ always, R4 is then a certificate
+# that needs no truth. Move everything:
 
 # %% tags=["explorable"]
 explorable = le.ui.explorables.recovery_bounds.all_bounds()
@@ -275,8 +275,8 @@ explorable
 # ## Pixel by pixel
 #
 # All this holds for the local estimator at every pixel $n'$, with $Q_n^+$ of windows in the place of $A$, and
-# $K=D|\mathcal S(n')|$ atoms instead of $D$ (S8.7). The proofs carry over word by word if $Q_nQ_n^T$ is the same in the
-# stratum: noise then has one length, $\|Q_n^+Q_{n'}e\|=\varepsilon$ for all $n$. For $\alpha$ something is known without the truth:
+# $K=D|\mathcal S(n')|$ atoms instead of $D$ (S8.7). The proofs carry over word by word; R5 and $W$ need that $Q_nQ_n^T$
+# is the same in the stratum: noise then has one length, $\|Q_n^+Q_{n'}e\|$, for all $n$. For $\alpha$ something is known without the truth:
 # the centre belongs to the window, so **for denoising, and at visible pixels of a mask with $B=A^+$, $\alpha\ge1$**. In
 # a hole that windows do not see through it is 0.
 

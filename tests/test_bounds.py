@@ -302,6 +302,33 @@ def test_a_collision_is_named():
     assert float(bounds.sharp_bound(0.0, 0.0, 0.0, 0.1, 1)) == math.inf
 
 
+@pytest.mark.parametrize("psf", [torch.full((2, 2), 0.25), torch.full((1, 2), 0.5)])
+def test_a_collision_behind_rounding_is_one(psf):
+    """What a blur takes away but for 1e-17 is taken away."""
+    images, physics = training_set(count=3, shape=(1, 4, 6)), le.Blur(psf.double())
+    board = ((torch.arange(4)[:, None] + torch.arange(6)) % 2 * 2 - 1).double()
+    truth = images[:1] + 0.3 * board
+    found = bounds.restricted_injectivity(images, physics, truth)
+    assert float(found.alpha) == 0
+    assert "atom 0" in found.note
+    pair = bounds.set_injectivity(torch.cat([images, truth]), physics)
+    assert float(pair.alpha) == 0
+    assert "images 0 and 3 have one measurement" in pair.note
+
+
+def test_shifted_copies_serve_where_augmentation_is_equivariance(generator):
+    """For denoising all shifts of all images bound the equivariant estimator (S4.3)."""
+    images = training_set(count=3, shape=(1, 4, 6))
+    truth, sigma = torch.roll(images[:2], (1, 2), (2, 3)) + 0.05, 0.1
+    e = sigma * torch.randn(truth.shape, generator=generator, dtype=torch.float64)
+    estimator = le.EquivariantMMSE(images, le.Denoising())
+    error = (estimator(truth + e, sigma=sigma).mean - truth).flatten(1).norm(dim=1)
+    known = bounds.restricted_injectivity(le.data.ShiftedImages(images), le.Denoising(), truth)
+    bound = bounds.published_bound(known, known.nearest, e.flatten(1).norm(dim=1), sigma, 3 * 24)
+    assert (error <= bound).all()
+    assert (known.nearest < 0.3).all()  # not without the shifts
+
+
 def test_the_pairs_of_a_set():
     """The smallest ratio of all pairs, and which pair it is."""
     images, physics = training_set(count=6), le.Blur(BOX)
@@ -485,6 +512,50 @@ def test_the_floor_of_alpha(name):
         assert (floor == 0).all()
 
 
+def test_the_floor_of_what_is_not_linear_is_unknown():
+    """A function that changes nothing in [0, 1] may do so elsewhere."""
+    images = 3 * training_set(count=2)
+    clipped = le.LocalEquivariantMMSE(images / 3, le.Nonlinear(lambda x: x.clamp(0, 0.5)), 1)
+    assert (bounds.window_alpha_floor(clipped) == 0).all()
+
+
+def test_strata_of_one_atom():
+    """A prior of 1 is no more than 1, whatever rounding makes of its logarithm."""
+    images = training_set(count=1, shape=(1, 5, 6))
+    low = torch.randn(30, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    B = le.Matrix(low @ low.T, (1, 5, 6), (1, 5, 6))
+    estimator = le.LocalEquivariantMMSE(images, le.Denoising(), 3, B)
+    facts = bounds.window_facts(estimator, images + 0.1, torch.zeros_like(images))
+    assert (facts.log_prior == 0).all()
+    moments = estimator(images + 0.1, sigma=0.2, reduction=le.PosteriorMoments())
+    assert bounds.local_bounds(facts, moments, sigma=0.2, delta=0.1).least.shape == (1, 5, 6)
+
+
+def test_few_pairs_at_once_give_the_same_facts(generator, monkeypatch):
+    """Queries are split, too."""
+    images = training_set(count=3)
+    x = torch.rand(2, *IMAGE, generator=generator, dtype=torch.float64)
+    estimator = le.LocalEquivariantMMSE(images, le.Denoising(), P)
+    whole = bounds.window_facts(estimator, x, x)
+    monkeypatch.setattr(bounds, "PAIRS", 200)
+    for name, values in vars(bounds.window_facts(estimator, x, x)).items():
+        torch.testing.assert_close(values, getattr(whole, name))
+
+
+def test_one_sigma_per_query_runs_along_queries():
+    """With maps and a plain count as well as with a map of counts, also where b = w."""
+    maps, sigma = torch.full((3, 2, 3), 0.5, dtype=torch.float64), torch.tensor([0.1, 1.0, 10.0])
+    for bound in (bounds.published_bound, bounds.sharp_bound, bounds.residual_bound):
+        together = bound(maps, maps, maps, sigma, 100)
+        assert torch.equal(together, bound(maps, maps, maps, sigma, torch.full_like(maps, 100)))
+        for i in range(3):
+            torch.testing.assert_close(together[i], bound(maps[i], maps[i], maps[i], float(sigma[i]), 100))
+    together = bounds.gaussian_bound(maps, 0.3, sigma, 100, 0.1)
+    torch.testing.assert_close(together[1], bounds.gaussian_bound(maps[1], 0.3, 1.0, 100, 0.1))
+    together = bounds.prior_bound(maps, 0.3, 0.2, sigma, -1.0)
+    torch.testing.assert_close(together[2], bounds.prior_bound(maps[2], 0.3, 0.2, 10.0, -1.0))
+
+
 def test_one_pixel_windows_near_the_truth(generator):
     """A truth a billionth from an atom: rounding must not make its certificate infinite."""
     images = training_set(count=2)
@@ -509,17 +580,33 @@ def test_the_radius_of_noise(m):
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
-        (lambda: bounds.published_bound(1.0, 0.1, -0.1, 0.1, 3), ValueError, "epsilon must not be negative: got -0.1"),
-        (lambda: bounds.published_bound(1.0, -1.0, 0.1, 0.1, 3), ValueError, "nearest must not be negative"),
+        (
+            lambda: bounds.published_bound(1.0, 0.1, -0.1, 0.1, 3),
+            ValueError,
+            "epsilon must be numbers, not negative: got -0.1",
+        ),
+        (lambda: bounds.published_bound(1.0, -1.0, 0.1, 0.1, 3), ValueError, "nearest must be numbers, not negative"),
         (lambda: bounds.sharp_bound(1.0, 0.1, 0.1, 0.1, 0), ValueError, "count is the number of atoms D"),
-        (lambda: bounds.sharp_bound(-1.0, 0.1, 0.1, 0.1, 2), ValueError, "alpha must not be negative"),
+        (lambda: bounds.sharp_bound(-1.0, 0.1, 0.1, 0.1, 2), ValueError, "alpha must be numbers, not negative"),
         (lambda: bounds.sharp_bound(1.0, 0.1, 0.1, 0.0, 2), ValueError, "positive and finite"),
-        (lambda: bounds.sharp_bound(math.nan, 0.1, 0.1, 0.1, 2), ValueError, "alpha must not be negative: got nan"),
+        (
+            lambda: bounds.sharp_bound(math.nan, 0.1, 0.1, 0.1, 2),
+            ValueError,
+            "alpha must be numbers, not negative: got nan",
+        ),
         (lambda: bounds.gaussian_bound(1.0, 0.1, 0.1, 2, 0.0), ValueError, "delta is the probability"),
         (lambda: bounds.gaussian_bound(1.0, 0.1, 0.1, 2, 1.0), ValueError, "delta is the probability"),
+        (lambda: bounds.sharp_bound(1.0, 0.1, 0.1, 0.1, math.inf), ValueError, "finite and at least 1"),
+        (lambda: bounds.bias(1.0, 0, excess=1.0), ValueError, "finite and at least 1"),
+        (lambda: bounds.noise_radius(torch.ones(3, 2), torch.ones(3), 0.1), ValueError, "one sigma for a map"),
+        (
+            lambda: bounds.restricted_injectivity(training_set(count=2), le.Denoising(), torch.ones(0, *IMAGE)),
+            ValueError,
+            "like the images",
+        ),
         (lambda: bounds.noise_radius(10, 0.1, 1.5), ValueError, "delta is the probability"),
-        (lambda: bounds.prior_bound(1.0, 0.1, 0.1, 0.1, 0.5), ValueError, "-log_prior must not be negative"),
-        (lambda: bounds.mass_outside(-1.0, 3, 0.1), ValueError, "gap must not be negative"),
+        (lambda: bounds.prior_bound(1.0, 0.1, 0.1, 0.1, 0.5), ValueError, "-log_prior must be numbers, not negative"),
+        (lambda: bounds.mass_outside(-1.0, 3, 0.1), ValueError, "gap must be numbers, not negative"),
         (lambda: bounds.residual_excess(0.3), TypeError, "needs Moments"),
         (lambda: bounds.squared_gaps(0.3, 0.1), TypeError, "needs the Sources"),
         (lambda: bounds.injectivity(torch.ones(2), torch.ones(3)), ValueError, r"got \(2,\) and \(3,\)"),
@@ -550,5 +637,9 @@ def test_bad_input_of_local_bounds(generator, unchecked_shapes):
     moments = estimator(images[:1], sigma=0.1, reduction=le.PosteriorMoments())
     with pytest.raises(ValueError, match="those of the images of the facts"):
         bounds.local_bounds(facts, moments, sigma=0.1, delta=0.1)
+    single = le.LocalEquivariantMMSE(images.float(), le.Denoising(), P)
+    rounded = single(images.float(), sigma=0.1, reduction=le.PosteriorMoments())
+    with pytest.raises(ValueError, match=r"got torch.float32. Make the estimator from images.double\(\)"):
+        bounds.local_bounds(facts, rounded, sigma=0.1, delta=0.1)
     with pytest.raises(ValueError, match="e must be"):
         bounds.window_facts(estimator, images, torch.zeros(1, *IMAGE, dtype=torch.float64))
