@@ -336,9 +336,10 @@ def published_bound(
     """Return (r_* + 2ε + σ√(2 ln D))/α ≥ ‖x̂ - x‖, in units of x: R1, for any noise with ‖e‖ ≤ ε.
 
     ``alpha`` is α, or the ``Injectivity`` that knows it; ``nearest`` is r_* and ``epsilon`` ≥ ‖e‖, in units of y;
-    ``count`` is D ≥ 1. All broadcast; a ``sigma`` (b,) runs along the first axis of what has most. Its three terms, each
-    over α, say what is missing: a nearby image, a quiet measurement, a small set. Simulation only (r_*, α). Where α is 0 it is infinite, and an ``Injectivity`` warns
-    (``VacuousBoundWarning``) which pair collides. Raises ``ValueError`` for negative numbers, D < 1, or a sigma that
+    ``count`` is D ≥ 1. All broadcast; a ``sigma`` (b,) runs along the first axis of what has most. Its three terms,
+    each over α, say what is missing: a nearby image, a quiet measurement, a small set. Simulation only (r_*, α). Where
+    α is 0 it is infinite, and an ``Injectivity`` warns (``VacuousBoundWarning``) which pair collides. Raises
+    ``ValueError`` for negative numbers, D < 1, or a sigma that
     is not positive. Proof: √(E_w r²) ≤ r_1 + σ√(2 ln D), r_1 ≤ r_* + ε and ρ ≤ r + ε. Source: R1 of S8
     (arXiv 2601.10334).
     """
