@@ -353,8 +353,9 @@ else:
 # ## Where this stands in the paper
 #
 # Around the theorem of arXiv 2601.10334: densities (S5.10), pre-inverses (S6), the derivative (S1.3), by the protocol
-# S11. `python scripts/limits.py` writes tables of all this, on more images and with intervals. Next, in 07: how far
-# from the truth can the formula be?
+# S11. `python scripts/limits.py` writes tables of all this, on more images and with intervals; one finds that a CNN
+# which sees whole images is nearer to the formula of 5 × 5 windows than to its own (27 against 17 dB at $\sigma=0.2$):
+# locality comes from the data, too. Next, in 07: how far from the truth can the formula be?
 #
 # ## Exercises
 
