@@ -356,7 +356,7 @@ for split, kind in {"train": "training", "test": "unseen"}.items():
     pairs = {"network to formula": card.psnr[split], "network to truth": truth["network"]}
     for pair, row in (pairs | {"formula to truth": truth["formula"]}).items():
         print(f"{kind:8} {pair:18}", *(f"{db:6.1f}" for db in row.values()))
-assert min(card.psnr_to_truth["train"]["formula"].values()) > 100  # the formula copies all training images
+assert min(card.psnr_to_truth["train"]["formula"].values()) > 80  # the formula copies all training images
 lead = [truth["network"][s] - card.psnr["test"][s] for s in truth["network"]]  # of the unseen truth over the formula
 assert lead[0] > 5 > lead[-1] + 3 and lead == sorted(lead, reverse=True)
 assert all(abs(card.psnr_to_truth["train"]["network"][s] - truth["network"][s]) < 3 for s in ("0.05", "0.1"))
