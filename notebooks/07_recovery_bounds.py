@@ -392,6 +392,8 @@ exercise.check(answer)
 
 # %% tags=["exercise"] exercise="07-alpha" jupyter={"source_hidden": true} cellView="form"
 # @title The check of exercise 2
+import math
+
 import torch
 
 from lemmse.exercises import Exercise

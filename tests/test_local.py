@@ -671,9 +671,11 @@ class TestTheTestsFail:
 FEW = [(2, 3), (0, 0), (5, 8), (2, 3)]
 
 
-@pytest.mark.parametrize("reduction", [le.PosteriorMean(), le.PosteriorMoments(), le.TopSources(4), le.TopImages(2)])
+@pytest.mark.parametrize("reduction", [le.PosteriorMoments(), le.TopSources(4), le.TopImages(2)])
 @pytest.mark.parametrize("boundary", ["circular", "zero"])
-@pytest.mark.parametrize(("name", "kind"), [pair for pair in PAIRS if pair[0] in FEW_OPERATORS])
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name, kind in PAIRS if name in FEW_OPERATORS and kind != "tikhonov"]
+)
 def test_a_few_pixels_have_the_answers_of_a_call(name, kind, boundary, reduction, generator):
     """The same as for all pixels, in the order in which they are asked for, also twice, and for several sigmas."""
     physics, images = FORWARD[name], training_set()
