@@ -21,7 +21,9 @@ truth. A bound whose α is 0 is infinite, and says which atom cannot be told fro
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -299,17 +301,16 @@ def _residuals(keys: Float64[Tensor, "k ..."], seen: Float64[Tensor, "..."]) -> 
     return rho.where(rho > COLLISION * (keys.flatten(1).norm(dim=1) + seen.norm()), 0.0)
 
 
-def _measure(physics: Any, pre_inverse: Any) -> Any:
+def _measure(physics: Any, pre_inverse: Any) -> Callable[[Tensor], Tensor]:
     """Return Π A in float64."""
     forward, B = as_operator(physics).A, None if pre_inverse is None else as_operator(pre_inverse)
-    if B is None:
-        return lambda x: apply_in_float64(forward, x).double()
+    projector = cache(partial(row_space_projector, B))  # found once, for the shape of all measurements
 
-    def projected(x: Tensor) -> Tensor:
+    def measure(x: Tensor) -> Tensor:
         y = apply_in_float64(forward, x).double()
-        return row_space_projector(B, tuple(y.shape[1:]))(y)
+        return y if B is None else projector(tuple(y.shape[1:]))(y)
 
-    return projected
+    return measure
 
 
 def _least(parts: list[tuple[int, Injectivity]]) -> Injectivity:
@@ -339,9 +340,8 @@ def published_bound(
     ``count`` is D ≥ 1. All broadcast; a ``sigma`` (b,) runs along the first axis of what has most. Its three terms,
     each over α, say what is missing: a nearby image, a quiet measurement, a small set. Simulation only (r_*, α). Where
     α is 0 it is infinite, and an ``Injectivity`` warns (``VacuousBoundWarning``) which pair collides. Raises
-    ``ValueError`` for negative numbers, D < 1, or a sigma that
-    is not positive. Proof: √(E_w r²) ≤ r_1 + σ√(2 ln D), r_1 ≤ r_* + ε and ρ ≤ r + ε. Source: R1 of S8
-    (arXiv 2601.10334).
+    ``ValueError`` for negative numbers, D < 1, or a sigma that is not positive. Proof: √(E_w r²) ≤ r_1 + σ√(2 ln D),
+    r_1 ≤ r_* + ε and ρ ≤ r + ε. Source: R1 of S8 (arXiv 2601.10334).
     """
     radius = _non_negative(nearest, "nearest") + 2 * _non_negative(epsilon, "epsilon")
     return _over(radius + _published(sigma, count, radius, _alpha(alpha)), alpha)

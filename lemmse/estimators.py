@@ -780,7 +780,8 @@ class LocalEquivariantMMSE(Estimator):
             raise ValueError("pixels names at least one output pixel, (row, column): got none.")
         few, which = asked.unique(return_inverse=True)
         strata = [i for i, each in enumerate(self._comparisons) if torch.isin(each.pixels, few).any()]
-        direct = [i for i in strata if self._compares_directly(self._comparisons[i])]
+        kept = self._differentiated(y)  # a gradient, which passes in place do not keep
+        direct = [i for i in strata if not kept and self._compares_directly(self._comparisons[i])]
         others = [i for i in strata if i not in direct]
         images, places, states = range(self.images.shape[0]), [], []
         for some, reduced in ((direct, self._strata_directly), (others, self._strata_of_terms)):

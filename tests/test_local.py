@@ -706,6 +706,17 @@ def test_a_few_pixels_of_images_made_on_demand_and_in_chunks(generator):
         assert_same(estimator.at_pixels(y, FEW, sigma=SIGMA), wanted)
 
 
+def test_a_few_pixels_keep_the_gradient(generator):
+    """The derivative of one pixel, as that of a call."""
+    images = training_set()
+    y = measured(images, FORWARD["denoising"], generator, count=1).requires_grad_()
+    estimator = le.LocalEquivariantMMSE(images, le.Denoising(), 3)
+    few = torch.autograd.grad(estimator.at_pixels(y, [(2, 3)], sigma=SIGMA).mean.sum(), y)[0]
+    whole = torch.autograd.grad(estimator(y, sigma=SIGMA).mean[..., 2, 3].sum(), y)[0]
+    torch.testing.assert_close(few, whole)
+    assert few.abs().max() > 0
+
+
 def test_equal_windows_of_a_few_pixels_go_to_the_lowest():
     """Copies of one image at the same distance to the last bit, in single precision."""
     images = training_set(count=1, dtype=torch.float32).repeat(7, 1, 1, 1)

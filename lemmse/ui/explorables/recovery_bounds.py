@@ -39,7 +39,11 @@ TRUTH = 58  # of the test images
 PATCH_SIZE, ATOMS, SIDE = 5, 120, 28
 RANGE = 1.0  # of intensities: a larger bound says nothing
 LARGEST_ALPHA = 1e3  # shown of a pixel whose windows all have its own colour
-LOCAL = {"denoising": None, "inpainting, B = A⁺": OPERATORS["inpainting"], "blur, B = Id": OPERATORS["blur"]}
+LOCAL = {
+    "denoising": OPERATORS["denoising"],
+    "inpainting, B = A⁺": OPERATORS["inpainting"],
+    "blur, B = Id": OPERATORS["blur"],
+}
 
 
 class Bound(NamedTuple):
@@ -164,7 +168,6 @@ def compare(operator: str, sigma: float, count: int) -> View:
             f"{least}, says {bars[least].total:.1f}, {bars[least].total / found.error:.1f} times. α = "
             f"{float(found.known.alpha):.2f}; H + ln w₁ = {excess:.2f} nats where {possible:.1f} were possible."
         ),
-        reference="x",
     )
 
 
@@ -222,7 +225,7 @@ class Certified(NamedTuple):
 
 @lru_cache(maxsize=len(LOCAL))
 def _local(operator: str) -> LocalEquivariantMMSE:
-    physics = LOCAL[operator] or Denoising()
+    physics = LOCAL[operator]
     B = PseudoInverse(physics) if operator.endswith("A⁺") else None
     return LocalEquivariantMMSE(_images()[:ATOMS], physics, PATCH_SIZE, B)
 
