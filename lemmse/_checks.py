@@ -9,12 +9,13 @@ from torch import Tensor
 
 from .image_sets import CENTRE_SAMPLE, ChunkedImages, ImageSet, checked_values
 from .operators import LinearOperator, Nonlinear, check_declarations
-from .reductions import PosteriorMean, Reduction
+from .reductions import Moments, PosteriorMean, Reduction
 
 __all__ = [
     "check_measurements",
     "check_tolerance",
     "checked_measured",
+    "checked_moments",
     "checked_pre_inverted",
     "checked_reduction",
     "checked_sample",
@@ -125,6 +126,13 @@ def checked_sigma(sigma: float | Tensor, count: int, device: torch.device) -> Fl
     if not ((sigma > 0) & sigma.isfinite()).all():
         raise ValueError(f"sigma is the noise's standard deviation, positive and finite: got {sigma.tolist()}.")
     return sigma.expand(count)
+
+
+def checked_moments(moments: Any, asked: str) -> Moments:
+    """Return the moments; raises ``TypeError``, which names who asked, for what is none."""
+    if not isinstance(moments, Moments):
+        raise TypeError(f"{asked} needs Moments: got {type(moments).__name__}. Ask with reduction=PosteriorMoments().")
+    return moments
 
 
 def checked_reduction(reduction: Any) -> Reduction:

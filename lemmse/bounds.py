@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from ._checks import checked_moments
 from ._progress import progress
 from .estimators import LocalEquivariantMMSE
 from .image_sets import as_image_set
@@ -96,7 +97,7 @@ def residual_excess(moments: Moments) -> Float[Tensor, "b ..."]:
     by how much the mean squared residual exceeds the smallest one; observable. Raises ``TypeError`` for what is no
     ``Moments``. Source: S7.1, the exact identity E_w r² = r_1² + 2σ²(H + ln w_1).
     """
-    _check_moments(moments, "residual_excess")
+    checked_moments(moments, "residual_excess")
     return (moments.entropy + moments.log_max_weight).clamp_min(0)
 
 
@@ -489,7 +490,7 @@ def local_bounds(facts: WindowFacts, moments: Moments, *, sigma: float, delta: f
     Raises ``TypeError`` for what is no ``Moments``, ``ValueError`` for moments in single precision, whose rounding can
     exceed a bound, shapes that differ, a sigma that is not positive and unless 0 < δ < 1. Source: S8.7.
     """
-    _check_moments(moments, "local_bounds")
+    checked_moments(moments, "local_bounds")
     if moments.mean.dtype != torch.float64:
         raise ValueError(
             "local_bounds takes moments in float64, so that rounding breaks no bound: got "
@@ -711,11 +712,6 @@ def _checked_delta(delta: float) -> float:
     if not 0 < delta < 1:
         raise ValueError(f"delta is the probability that the bound may fail, between 0 and 1: got {delta}.")
     return float(delta)
-
-
-def _check_moments(moments: Any, asked: str) -> None:
-    if not isinstance(moments, Moments):
-        raise TypeError(f"{asked} needs Moments: got {type(moments).__name__}. Ask with reduction=PosteriorMoments().")
 
 
 def _check_local(estimator: Any, asked: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from ._checks import checked_sigma
+from ._checks import checked_moments, checked_sigma
 from ._progress import progress
 from .estimators import Estimator, LocalEquivariantMMSE
 from .patches import centre_pixels, windows_at
@@ -80,7 +80,7 @@ def effective_sources(moments: Moments) -> Float[Tensor, "b ..."]:
     ``moments`` come from ``PosteriorMoments``, else ``TypeError``; shaped like ``log_partition``. For a fixed y and
     equal pseudo-determinants it never falls as sigma grows.
     """
-    return _moments(moments, "effective_sources").entropy.exp()
+    return checked_moments(moments, "effective_sources").entropy.exp()
 
 
 def posterior_variance(moments: Moments) -> Float[Tensor, "b h w"]:
@@ -89,7 +89,7 @@ def posterior_variance(moments: Moments) -> Float[Tensor, "b h w"]:
     Σ w |x_d(n)|² - |x̂(n')|². Its mean over pixels and training measurements is the training risk. ``moments`` come
     from ``PosteriorMoments``, else ``TypeError``; ``moments.variance`` has the channels apart.
     """
-    return _moments(moments, "posterior_variance").variance.mean(1)
+    return checked_moments(moments, "posterior_variance").variance.mean(1)
 
 
 @dataclass(frozen=True)
@@ -433,12 +433,6 @@ def _map_of_strata(estimator: LocalEquivariantMMSE, values: list[Tensor]) -> Ten
 def _whereabouts(estimator: LocalEquivariantMMSE, at: int) -> tuple[Stratum, WindowClass]:
     """Return the stratum of a pixel, and its class in it."""
     return next((s, member) for s in estimator.strata for member in s.classes if bool((member.pixels == at).any()))
-
-
-def _moments(moments: Any, asked: str) -> Moments:
-    if not isinstance(moments, Moments):
-        raise TypeError(f"{asked} needs Moments: got {type(moments).__name__}. Ask with reduction=PosteriorMoments().")
-    return moments
 
 
 def _lacks_pixels(sources: Any) -> bool:
